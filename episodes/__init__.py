@@ -1,0 +1,101 @@
+"""Few-shot data: class-indexed stores of raw data, and reproducible episodes drawn from them.
+
+    import episodes
+
+    store = episodes.open("omniglot.store")
+    spec = episodes.EpisodeSpec(ways=5, shots=1, queries=15)
+    series = episodes.sample(store, "train", spec)
+    series[0].support.fields["image"]          # [5, 1, 28, 28] uint8, the same on every machine
+
+Importing this package is cheap: what compiles or maps is imported when it is first used, and torch never is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from episodes.classes import ClassIndex
+from episodes.episode import Episode, EpisodePlan, Part
+from episodes.errors import EpisodesError
+from episodes.spec import EpisodeSpec
+
+if TYPE_CHECKING:
+    from episodes.protocols import SampleStore
+    from episodes.store.mapped import MappedStore
+    from episodes.stream.series import SampledEpisodes
+    from episodes.stream.stream import Stream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClassIndex",
+    "Episode",
+    "EpisodePlan",
+    "EpisodeSpec",
+    "EpisodesError",
+    "Part",
+    "SampledEpisodes",
+    "Stream",
+    "open",
+    "sample",
+]
+
+
+def open(path: Path | str) -> MappedStore:  # noqa: A001 - episodes.open(...), as gzip.open and zipfile's kin
+    """Open a store for reading; takes milliseconds. See `episodes.store.mapped.MappedStore`."""
+    from episodes.store.mapped import MappedStore
+
+    return MappedStore(path)
+
+
+def sample(
+    store: SampleStore,
+    split: str,
+    spec: EpisodeSpec,
+    *,
+    sampler: str = "uniform",
+    seed: int = 0,
+    rotations: bool = False,
+    length: int | None = None,
+) -> SampledEpisodes:
+    """Episodes of a split, by index: ``sample(...)[i]`` is a pure function of the arguments and i.
+
+    Args:
+        store: an open store.
+        split: ``train``, ``val`` or ``test`` of the store's default list; ``vinyals/test``; ``vinyals/train+val``; ``all``.
+        spec: sizes of an episode.
+        sampler: name of a policy of `episodes.sampling`.
+        seed: 0 to 2**64 - 1.
+        rotations: count each class four times, once for each quarter turn.
+        length: number of episodes; None: endless.
+
+    Raises:
+        SpecError: unknown split, or an episode that could not be drawn.
+        PluginNotFound: unknown sampler.
+    """
+    from episodes import plugins
+    from episodes.stream.series import SampledEpisodes
+
+    module = plugins.find(plugins.SAMPLERS, sampler)
+    classes = store.split(split)
+    return SampledEpisodes(
+        store=store,
+        classes=classes.with_quarter_turns() if rotations else classes,
+        spec=spec,
+        sampler=module.make(module.Options()),
+        seed=seed,
+        length=length,
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name == "SampledEpisodes":
+        from episodes.stream.series import SampledEpisodes
+
+        return SampledEpisodes
+    if name == "Stream":
+        from episodes.stream.stream import Stream
+
+        return Stream
+    raise AttributeError(f"module 'episodes' has no attribute '{name}'")

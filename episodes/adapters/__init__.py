@@ -1,0 +1,1 @@
+"""Episodes as tensors of a framework, one framework per file."""

@@ -1,0 +1,96 @@
+"""ClassIndex: which rows belong to which class, and which classes a sampler may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from episodes.errors import SpecError
+
+Int = NDArray[np.int64]
+
+TURNS = 4  # quarter turns of a full circle: a class and its three rotated variants
+
+
+@dataclass(frozen=True, slots=False, kw_only=True, eq=False)
+class ClassIndex:
+    """The classes of one split of a store, as columns of equal length C. Frozen and never written to.
+
+    A class is whatever rows are grouped by: a character, a species, a user, a program. A split is a smaller ClassIndex
+    over the same rows; nothing is copied or renumbered.
+    """
+
+    split: str
+    """Full name of the split (``vinyals/train``); part of every sampling key, so splits never share draws."""
+    ids: Int
+    """[C] store-wide class numbers."""
+    starts: Int
+    """[C] class c owns rows ``starts[c] : starts[c] + counts[c]`` of the store."""
+    counts: Int
+    """[C] rows of each class."""
+    groups: Int
+    """[C] group (alphabet, super-category) of each class, -1 for none."""
+    variants: Int
+    """[C] class variant: 0 as stored, 1..3 that many quarter turns counter-clockwise, each a class of its own."""
+    names: tuple[str, ...]
+    """[C] names as stored; see `name` for one that tells variants apart."""
+    group_names: tuple[str, ...] = ()
+    """Name of group g at position g (store-wide)."""
+
+    def __post_init__(self) -> None:
+        sizes = {len(column) for column in (self.ids, self.starts, self.counts, self.groups, self.variants, self.names)}
+        assert len(sizes) == 1, f"columns of a ClassIndex differ in length: {sizes}"
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all classes together; a row counts once for each variant of its class."""
+        return int(self.counts.sum())
+
+    def name(self, position: int) -> str:
+        """Name of the class at `position`; variants carry their turn: ``Greek/character01/rot090``."""
+        turn = int(self.variants[position])
+        return self.names[position] + (f"/rot{90 * turn:03d}" if turn else "")
+
+    def select(self, positions: Int) -> ClassIndex:
+        """The classes at `positions` of this index, in that order."""
+        return replace(
+            self,
+            ids=self.ids[positions],
+            starts=self.starts[positions],
+            counts=self.counts[positions],
+            groups=self.groups[positions],
+            variants=self.variants[positions],
+            names=tuple(self.names[p] for p in positions),
+        )
+
+    def with_quarter_turns(self) -> ClassIndex:
+        """Each class four times, as stored and turned by 90, 180 and 270 degrees; variants of a class are adjacent.
+
+        Source: the "rotations as new classes" of Vinyals et al. 2016 and Snell et al. 2017 on Omniglot.
+
+        Raises:
+            SpecError: the classes are turned already.
+        """
+        if self.variants.any():
+            raise SpecError(f"split '{self.split}' holds quarter turns already; turn its classes once")
+        turned = self.select(np.repeat(np.arange(len(self), dtype=np.int64), TURNS))
+        return replace(turned, variants=np.tile(np.arange(TURNS, dtype=np.int64), len(self)))
+
+    @cached_property
+    def groups_in_use(self) -> tuple[Int, Int, Int]:
+        """Groups present here: ``(group numbers [G], offsets [G + 1], positions [sum])``.
+
+        Classes of the g-th group stand at ``positions[offsets[g] : offsets[g + 1]]``, in order of this index.
+        Classes without a group are left out.
+        """
+        order = np.argsort(self.groups, kind="stable").astype(np.int64)
+        order = order[self.groups[order] >= 0]
+        numbers, first = np.unique(self.groups[order], return_index=True)
+        offsets = np.append(first, len(order)).astype(np.int64)
+        return numbers.astype(np.int64), offsets, order

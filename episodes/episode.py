@@ -1,0 +1,68 @@
+"""EpisodePlan (row numbers), and the values they become: Part and Episode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from episodes.classes import Int
+
+A = TypeVar("A")  # numpy.ndarray, torch.Tensor, jax.Array, ...
+
+Fields = Mapping[str, A]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EpisodePlan:
+    """Which rows make episode `index`: numbers only, no data. W ways; parts are class-major (label 0's rows first).
+
+    Support, query and unlabeled rows are pairwise disjoint. Label k means the class at ``class_ids[k]``, turned by
+    ``variants[k]`` quarter turns. Use labels, never positions.
+    """
+
+    index: int
+    class_ids: Int
+    """[W] store-wide class numbers in drawn order."""
+    variants: Int
+    """[W] quarter turns of each class."""
+    support: Int
+    """[W * shots] store-wide rows."""
+    support_labels: Int
+    query: Int
+    """[W * queries] store-wide rows."""
+    query_labels: Int
+    unlabeled: Int
+    """[W * unlabeled] store-wide rows."""
+    unlabeled_labels: Int
+    """True labels of the unlabeled rows, for scoring only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part(Generic[A]):
+    """Rows of an episode with their values. Labels travel with rows, so unequal shots need no second path."""
+
+    fields: Fields[A]
+    """name -> [n, ...]"""
+    labels: A
+    """[n] int64, 0..ways-1"""
+    rows: A
+    """[n] int64 store-wide rows: where each value came from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Episode(Generic[A]):
+    """One task: a labelled support, queries to predict, and unlabeled rows if the spec asks for any.
+
+    From a series the arrays have shape ``[n, ...]``. A learner sees a leading episode axis, ``[B, n, ...]``
+    (see `episodes.adapters.pytorch.to_torch`).
+    """
+
+    index: int
+    class_ids: A
+    """[W] store-wide class numbers; label k means ``class_ids[k]``."""
+    variants: A
+    """[W] quarter turns of each class."""
+    support: Part[A]
+    query: Part[A]
+    unlabeled: Part[A] | None = None

@@ -1,0 +1,136 @@
+"""The four seams of the data pipeline on one page: Reader, SampleStore, EpisodeSampler, Series.
+
+Raw data -> Reader -> SampleStore -> EpisodeSampler (row numbers) -> Series (values) -> Stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from episodes.classes import ClassIndex, Int
+from episodes.episode import EpisodePlan
+from episodes.spec import EpisodeSpec
+
+Arrays = Mapping[str, NDArray[Any]]
+Item_co = TypeVar("Item_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldSpec:
+    """Type and shape of one named array of a sample."""
+
+    dtype: str
+    """NumPy name, little-endian where that matters: ``uint8``, ``float32``, ``int64``."""
+    shape: tuple[int, ...]
+    """Shape of one sample; images are channel first, ``(channels, height, width)``."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one sample."""
+        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class RawSample:
+    """One sample of raw data, not yet decoded."""
+
+    class_name: str
+    key: str
+    """Unique within its class; decides the sample's place among its class's rows."""
+    load: Callable[[], Arrays]
+    """Decode: field name -> array. Called once, from any thread. Raises `ReaderError` naming the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What a source holds, before anything is decoded."""
+
+    fields: Mapping[str, FieldSpec]
+    samples: Sequence[RawSample]
+    """In any order; `episodes.ingest` orders classes by name and rows by the hash of their key."""
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """class name -> group name, for the classes that have one."""
+    splits: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
+    """split list -> split (``train``, ``val``, ``test``) -> class names. The first list is the store's default."""
+
+
+class Reader(Protocol):
+    """One raw format or data set. Knows nothing of stores. One file in ``episodes/readers`` each.
+
+    A reader module defines ``Options`` (a frozen dataclass whose fields become command-line options) and
+    ``make(source, options) -> Reader``.
+    """
+
+    name: str
+    version: int
+    """Raised when the same raw data would give other bytes."""
+
+    def listing(self) -> Listing:
+        """Everything the source holds; lists files but decodes as little as it can."""
+        ...
+
+
+class SampleStore(Protocol):
+    """Rows of named arrays, indexed by class."""
+
+    @property
+    def fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape of each field."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything in the store that can change an episode."""
+        ...
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the store."""
+        ...
+
+    def split(self, name: str) -> ClassIndex:
+        """Classes of a split: ``train`` of the default list, ``vinyals/test``, ``vinyals/train+val``, or ``all``."""
+        ...
+
+    def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
+        """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays."""
+        ...
+
+
+class EpisodeSampler(Protocol):
+    """A policy choosing classes and rows. Stateless and picklable; ``plan`` is a pure function of its arguments."""
+
+    name: str
+    version: int
+    """Raised when the same key would give another plan; part of every key."""
+
+    def require(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""
+        ...
+
+    def plan(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> EpisodePlan:
+        """The plan of episode `index` under `seed`."""
+        ...
+
+
+class Series(Protocol[Item_co]):
+    """Items by index: random access and no position. A `Stream` has the position and nothing else."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the items."""
+        ...
+
+    @property
+    def length(self) -> int | None:
+        """How many items there are; None: endless."""
+        ...
+
+    def __getitem__(self, index: int) -> Item_co:
+        """Item `index`, a pure function of the fingerprint and `index`."""
+        ...

@@ -1,0 +1,1 @@
+"""The class-indexed sample store: written once, then read by memory-mapping."""

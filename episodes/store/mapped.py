@@ -1,0 +1,159 @@
+"""MappedStore: a store on disk, read by memory-mapping every column at its offset in the file."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from episodes.classes import ClassIndex, Int
+from episodes.errors import StoreCorrupt, StoreError
+from episodes.protocols import FieldSpec
+from episodes.store._gather import gather
+from episodes.store.manifest import CLASSES, DIGEST, KEY, MANIFEST, Manifest
+from episodes.store.table import ClassTable
+
+
+class MappedStore:
+    """A store folder, opened for reading. Opening takes milliseconds and reads no sample.
+
+    Reading through the HDF5 library costs 10 to 100 times a copy from the mapped file (docs/performance.md), so the
+    library is not used: the manifest knows where each column begins. Safe for any number of threads.
+
+    Raises:
+        StoreError: there is no store at `path`.
+        StoreVersion: it has another format version.
+        StoreCorrupt: a file is missing, has another size than the manifest says, or the manifest was altered.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.manifest = Manifest.from_json(_read(self.path, MANIFEST), f"{self.path / MANIFEST}")
+        listing = _read(self.path, CLASSES)
+        if hashlib.sha256(listing).hexdigest() != self.manifest.classes_sha256:
+            raise StoreCorrupt(f"{self.path / CLASSES} was altered: its hash is not the one in {MANIFEST}")
+        self.table = ClassTable.from_json(listing)
+        self._files = [self._map(shard.file, shard.size) for shard in self.manifest.shards]
+
+    def _map(self, name: str, size: int) -> NDArray[np.uint8]:
+        file = self.path / name
+        try:
+            with file.open("rb") as handle:
+                mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError:
+            raise StoreCorrupt(f"{file} is missing; ingest the source again") from None
+        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+            raise StoreCorrupt(f"{file} cannot be mapped ({error})") from error
+        if len(mapped) != size:
+            raise StoreCorrupt(f"{file} has {len(mapped)} bytes; the manifest says {size} (ingest the source again)")
+        return np.frombuffer(mapped, np.uint8)  # keeps the mapping alive
+
+    @property
+    def fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape of each field."""
+        return self.manifest.fields
+
+    @property
+    def num_rows(self) -> int:
+        """Rows in the store."""
+        return self.manifest.num_rows
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything in the store that can change an episode."""
+        return self.manifest.fingerprint
+
+    def split(self, name: str) -> ClassIndex:
+        """Classes of a split; see `ClassTable.split`."""
+        return self.table.split(name)
+
+    def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
+        """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays.
+
+        Raises:
+            StoreError: a row is out of range, or an array of `out` is not contiguous or of another type or shape.
+        """
+        return {name: self._column(name, rows, None if out is None else out[name]) for name in self.fields}
+
+    def keys(self, rows: Int) -> list[str]:
+        """Sample keys of `rows`: where each came from in the raw data."""
+        return [key.decode() for key in self._column(KEY, rows).tolist()]
+
+    def digests(self, rows: Int) -> NDArray[np.uint8]:
+        """[n, 16] BLAKE2b-128 of each row's values; equal digests are equal samples."""
+        return self._column(DIGEST, rows)
+
+    def _column(self, name: str, rows: Int, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        spec = self.manifest.columns[name]
+        shape, dtype = (len(rows), *spec.shape), np.dtype(spec.dtype)
+        if out is None:
+            out = np.empty(shape, dtype)
+        elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+            raise StoreError(
+                f"array for field '{name}' must be contiguous, writable {dtype} of shape {shape}; "
+                f"it is {out.dtype} of shape {out.shape}"
+            )
+        place = np.uint64(out.ctypes.data)
+        rows = np.ascontiguousarray(rows, np.int64)
+        wrong = gather(self._addresses[name], self.manifest.rows_per_shard, self.num_rows, spec.row_bytes, rows, place)
+        if wrong != -1:
+            raise StoreError(f"row {rows[wrong]} is not in 0..{self.num_rows - 1}")
+        return out
+
+    @cached_property
+    def _addresses(self) -> dict[str, NDArray[np.uint64]]:
+        """column -> [shards] place of its first byte in memory."""
+        return {
+            name: np.array(
+                [
+                    file.ctypes.data + shard.offsets[name]
+                    for file, shard in zip(self._files, self.manifest.shards, strict=True)
+                ],
+                np.uint64,
+            )
+            for name in self.manifest.columns
+        }
+
+    def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Read every byte and compare it with the hashes; ``progress(bytes done, bytes in all)`` is called on the way.
+
+        Raises:
+            StoreCorrupt: the first damaged shard is named.
+        """
+        total, done = sum(shard.size for shard in self.manifest.shards), 0
+        for shard in self.manifest.shards:
+            digest = hashlib.sha256()
+            with (self.path / shard.file).open("rb") as file:
+                while block := file.read(1 << 22):
+                    digest.update(block)
+                    done += len(block)
+                    progress(done, total)
+            if digest.hexdigest() != shard.sha256:
+                raise StoreCorrupt(
+                    f"{self.path / shard.file} is damaged: its SHA-256 is {digest.hexdigest()}, "
+                    f"the manifest says {shard.sha256} (ingest the source again)"
+                )
+        content = hashlib.sha256(self.digests(np.arange(self.num_rows)).tobytes()).hexdigest()
+        if content != self.manifest.content:
+            raise StoreCorrupt(f"{self.path / MANIFEST} was altered: its content hash is not that of the shards")
+
+
+def _read(path: Path, name: str) -> bytes:
+    try:
+        return (path / name).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        unfinished = path.with_name(path.name + ".partial")
+        mend = (
+            "an unfinished ingest is beside it: finish it with --resume"
+            if unfinished.exists()
+            else "make one with `episodes ingest`"
+        )
+        raise StoreError(f"no store at {path} ({mend})") from None
+    except OSError as error:
+        raise StoreError(f"cannot read {path / name}: {error.strerror}") from error

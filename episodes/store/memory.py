@@ -1,0 +1,69 @@
+"""MemoryStore: arrays that are already in memory, as a store; for tests, notebooks and small data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from episodes.classes import ClassIndex, Int
+from episodes.errors import StoreError
+from episodes.protocols import FieldSpec
+from episodes.store.table import ClassTable
+
+
+class MemoryStore:
+    """Class-major arrays as a `SampleStore`.
+
+    Args:
+        fields: name -> [rows, ...]; rows of a class are adjacent, classes in order of their sorted names. Not copied.
+        counts: class name -> rows.
+        groups: class name -> group name.
+        splits: split list -> split -> class names.
+
+    Raises:
+        StoreError: a field's length is not the sum of the counts.
+        SpecError: groups or splits name unknown classes, or splits share one.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, NDArray[Any]],
+        counts: Mapping[str, int],
+        *,
+        groups: Mapping[str, str] | None = None,
+        splits: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+    ) -> None:
+        self.table = ClassTable.build(counts, groups, splits)
+        self.num_rows = sum(self.table.counts)
+        for name, values in fields.items():
+            if len(values) != self.num_rows:
+                raise StoreError(f"field '{name}' has {len(values)} rows; the counts add up to {self.num_rows}")
+        self._values = dict(fields)
+        self.fields = {name: FieldSpec(str(v.dtype), v.shape[1:]) for name, v in fields.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of classes, fields and values."""
+        digest = hashlib.sha256(self.table.to_json())
+        for name, values in sorted(self._values.items()):
+            digest.update(f"{name} {values.dtype} {values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        return digest.hexdigest()
+
+    def split(self, name: str) -> ClassIndex:
+        """Classes of a split; see `ClassTable.split`."""
+        return self.table.split(name)
+
+    def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
+        """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays."""
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.num_rows:
+            raise StoreError(f"rows {rows.min()}..{rows.max()} are not all in 0..{self.num_rows - 1}")
+        return {
+            name: np.take(values, rows, axis=0, out=None if out is None else out[name], mode="clip")
+            for name, values in self._values.items()
+        }

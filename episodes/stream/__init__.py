@@ -1,0 +1,1 @@
+"""Ordered consumption of a series of episodes."""

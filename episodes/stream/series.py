@@ -1,0 +1,84 @@
+"""SampledEpisodes: episodes by index. Random access, no position, nothing remembered."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+from numpy.typing import NDArray
+
+from episodes.classes import ClassIndex, Int
+from episodes.episode import Episode, EpisodePlan, Part
+from episodes.errors import SpecError
+from episodes.protocols import EpisodeSampler, SampleStore
+from episodes.rng import check_word
+from episodes.spec import EpisodeSpec
+from episodes.transforms import quarter_turn
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampledEpisodes:
+    """Episodes drawn from a store: ``series[i]`` is a pure function of (store, split, spec, sampler, seed, i).
+
+    Raises:
+        SpecError: at construction, if some episode could not be drawn, or quarter turns are asked of fields that are not
+            square images; at access, if the index is negative or not below `length`.
+    """
+
+    store: SampleStore
+    classes: ClassIndex
+    spec: EpisodeSpec
+    sampler: EpisodeSampler
+    seed: int = 0
+    length: int | None = None
+    """Number of episodes; None: endless."""
+
+    def __post_init__(self) -> None:
+        check_word("seed", self.seed)
+        self.sampler.require(self.classes, self.spec)
+        if self.classes.variants.any():
+            for name, field in self.store.fields.items():
+                if len(field.shape) < 2 or field.shape[-1] != field.shape[-2]:
+                    raise SpecError(
+                        f"field '{name}' of shape {field.shape} is no square image; it has no quarter turns"
+                    )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the episodes."""
+        digest = hashlib.sha256()
+        sampler = (self.sampler.name, self.sampler.version, self.sampler)
+        for part in (self.store.fingerprint, self.classes.split, sorted(asdict(self.spec).items()), sampler, self.seed):
+            digest.update(f"{part}\x1e".encode())
+        digest.update(self.classes.ids.tobytes() + self.classes.variants.tobytes())
+        return digest.hexdigest()
+
+    def plan(self, index: int) -> EpisodePlan:
+        """Row numbers of episode `index`; no sample is read."""
+        index = check_word("index", index)
+        if self.length is not None and index >= self.length:
+            raise SpecError(f"index {index} is beyond this series of {self.length} episodes")
+        return self.sampler.plan(self.classes, self.spec, self.seed, index)
+
+    def __getitem__(self, index: int) -> Episode[Array]:
+        """Episode `index`, in arrays of its own."""
+        plan = self.plan(index)
+        return Episode(
+            index=index,
+            class_ids=plan.class_ids,
+            variants=plan.variants,
+            support=self._part(plan, plan.support, plan.support_labels),
+            query=self._part(plan, plan.query, plan.query_labels),
+            unlabeled=self._part(plan, plan.unlabeled, plan.unlabeled_labels) if len(plan.unlabeled) else None,
+        )
+
+    def _part(self, plan: EpisodePlan, rows: Int, labels: Int) -> Part[Array]:
+        values = self.store.read(rows)
+        if plan.variants.any():
+            for images in values.values():
+                quarter_turn(images, plan.variants[labels])
+        return Part(fields=values, labels=labels, rows=rows)

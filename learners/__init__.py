@@ -1,0 +1,1 @@
+"""Meta-learning on torch: learners, the trainer, and evaluation that can be believed."""

@@ -1,0 +1,1 @@
+"""Meta-learners, one method per file; a file's name is the method's name."""
