@@ -195,14 +195,10 @@ def _open_partial(partial: Path, work: _Work, *, overwrite: bool, resume: bool) 
         shutil.rmtree(partial)
     if partial.exists():
         if not resume:
-            raise StoreError(
-                f"an unfinished ingest is at {partial}; go on with --resume, or start over with --overwrite"
-            )
+            raise StoreError(f"an unfinished ingest is at {partial}; go on with --resume, or start over with --overwrite")
         written = (partial / _WORK).read_bytes() if (partial / _WORK).exists() else note
         if written != note:
-            raise StoreError(
-                f"{partial} was begun from another source or with other options; start over with --overwrite"
-            )
+            raise StoreError(f"{partial} was begun from another source or with other options; start over with --overwrite")
     try:
         partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -126,8 +126,7 @@ class ClassTable:
                 groups=tuple(table["groups"]),
                 group_names=tuple(table["group_names"]),
                 splits={
-                    one["name"]: {part["name"]: tuple(part["classes"]) for part in one["parts"]}
-                    for one in table["splits"]
+                    one["name"]: {part["name"]: tuple(part["classes"]) for part in one["parts"]} for one in table["splits"]
                 },
             )
         except (ValueError, KeyError, TypeError) as error:

@@ -43,9 +43,7 @@ class SampledEpisodes:
         if self.classes.variants.any():
             for name, field in self.store.fields.items():
                 if len(field.shape) < 2 or field.shape[-1] != field.shape[-2]:
-                    raise SpecError(
-                        f"field '{name}' of shape {field.shape} is no square image; it has no quarter turns"
-                    )
+                    raise SpecError(f"field '{name}' of shape {field.shape} is no square image; it has no quarter turns")
 
     @cached_property
     def fingerprint(self) -> str:

@@ -1,0 +1,93 @@
+"""Encoded image -> uint8 array, channel first; what is done with every kind of image is stated here.
+
+- EXIF orientation is applied. Of an animation the first frame is taken.
+- Transparency (RGBA, LA, palette with a transparent entry) is laid over white.
+- Palette, CMYK and YCbCr images become RGB, or grey by the luma 0.299 R + 0.587 G + 0.114 B.
+- 16-bit grey (0..65535) is divided by 257 and rounded, not clipped; other wide kinds (32-bit, float) are refused.
+- Resizing is bilinear with Pillow's antialiasing: the filter widens with the reduction, so shrinking averages.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from episodes.errors import ReaderError
+
+Mode = Literal["rgb", "grey"]
+Fit = Literal["crop", "squash", "pad"]
+CHANNELS: dict[str, int] = {"rgb": 3, "grey": 1}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+
+
+def decode(data: bytes, name: str, *, mode: Mode, size: int | None, fit: Fit) -> NDArray[np.uint8]:
+    """Decode to [channels, height, width].
+
+    Args:
+        data: the file's bytes.
+        name: of the file, for errors.
+        mode: ``rgb`` (3 channels) or ``grey`` (1).
+        size: height and width of the result; None keeps the image's own.
+        fit: how a picture that is not square becomes one: ``crop`` its middle, ``squash`` it, or ``pad`` with white.
+
+    Raises:
+        ReaderError: not an image, truncated, corrupt or of a kind not supported.
+    """
+    try:
+        with warnings.catch_warnings():
+            # A palette's transparency given as bytes is handled below; a huge image is an error, not a warning.
+            warnings.simplefilter("ignore", UserWarning)
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+                flat = _flat(ImageOps.exif_transpose(image), mode)
+    except Exception as error:  # Pillow's decoders raise what they like on bad bytes: OSError, SyntaxError, struct.error
+        raise ReaderError(
+            f"cannot decode image {name}: {error} (replace the file, or leave such samples out with --skip-broken)"
+        ) from error
+    if size is not None:
+        flat = resize(flat, size, fit)
+    values: NDArray[Any] = np.asarray(flat, np.uint8)
+    return np.ascontiguousarray(values.reshape(*values.shape[:2], -1).transpose(2, 0, 1))
+
+
+def image_size(data: bytes, name: str) -> tuple[int, int]:
+    """(height, width) as `decode` gives them, from the header alone.
+
+    Raises:
+        ReaderError: not an image.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5..8 swap the axes
+            width, height = image.size
+    except Exception as error:  # as in decode
+        raise ReaderError(f"cannot decode image {name}: {error}") from error
+    return (width, height) if turned else (height, width)
+
+
+def resize(image: Image.Image, size: int, fit: Fit) -> Image.Image:
+    """`image` as size x size."""
+    if image.size == (size, size):
+        return image
+    if fit == "squash":
+        return image.resize((size, size), Image.Resampling.BILINEAR)
+    if fit == "crop":
+        return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color="white")
+
+
+def _flat(image: Image.Image, mode: Mode) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"{image.mode}-mode images (32 bits a pixel) have no agreed range")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB" if mode == "rgb" else "L")

@@ -1,0 +1,37 @@
+"""Pure tensor functions. B episodes, S support rows, Q queries, W ways, D features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 in 0..255 -> float32 in 0..1, on the images' own device; other dtypes become float32 unchanged."""
+    values = images.float()
+    return values / 255 if images.dtype == torch.uint8 else values
+
+
+def class_means(features_BSD: Tensor, labels_BS: Tensor, ways: int) -> Tensor:
+    """Mean feature of each label, [B, W, D]; every label must occur. Snell et al. 2017, equation 1."""
+    onehot_BSW = F.one_hot(labels_BS, ways).to(features_BSD.dtype)
+    counts_BW = onehot_BSW.sum(dim=1)
+    return torch.einsum("bsw,bsd->bwd", onehot_BSW, features_BSD) / counts_BW.unsqueeze(-1)
+
+
+def squared_distances(a_BQD: Tensor, b_BWD: Tensor) -> Tensor:
+    """Squared Euclidean distances, [B, Q, W]: summed over D, neither averaged nor rooted."""
+    # As |a|² - 2ab + |b|²: one matrix product instead of a [B, Q, W, D] difference. Rounding may leave -1e-6.
+    cross_BQW = torch.bmm(a_BQD, b_BWD.transpose(1, 2))
+    return a_BQD.square().sum(-1, keepdim=True) - 2 * cross_BQW + b_BWD.square().sum(-1).unsqueeze(1)
+
+
+def cosine_similarities(a_BQD: Tensor, b_BWD: Tensor) -> Tensor:
+    """Cosines, [B, Q, W]."""
+    return torch.bmm(F.normalize(a_BQD, dim=-1), F.normalize(b_BWD, dim=-1).transpose(1, 2))
+
+
+def accuracy(logits_BQW: Tensor, labels_BQ: Tensor) -> Tensor:
+    """Fraction of queries whose largest logit is their label's, [B]."""
+    return (logits_BQW.argmax(-1) == labels_BQ).float().mean(-1)
