@@ -274,6 +274,7 @@ def invent_drawer(draws: Draws) -> Drawer:
 
 
 import os
+
 K = float(os.environ.get("KMOTOR", "1"))
 KA = float(os.environ.get("KAFF", "1"))
 S = np.arange(POINTS)[:, None] / (POINTS - 1)

@@ -147,6 +147,8 @@ def _listed(character: str, ranges: Mapping[str, tuple[int, int]]) -> bool:
 
 
 def _open_set(source: Path, name: str) -> Tree:
+    if not source.is_dir():
+        raise ReaderError(f"source {source} is not a folder; give the one that holds {name}.zip")
     if (source / name).is_dir():
         return open_tree(source / name)
     if (source / f"{name}.zip").exists():

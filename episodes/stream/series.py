@@ -62,6 +62,17 @@ class SampledEpisodes:
             raise SpecError(f"index {index} is beyond this series of {self.length} episodes")
         return self.sampler.plan(self.classes, self.spec, self.seed, index)
 
+    def class_names(self, index: int) -> list[str]:
+        """Names of the classes of episode `index`, in order of their labels; variants carry their turn."""
+        plan = self.plan(index)
+        places = (self._place[c, turn] for c, turn in zip(plan.class_ids.tolist(), plan.variants.tolist(), strict=True))
+        return [self.classes.name(place) for place in places]
+
+    @cached_property
+    def _place(self) -> dict[tuple[int, int], int]:
+        """(class number, turn) -> position in the ClassIndex."""
+        return {key: i for i, key in enumerate(zip(self.classes.ids.tolist(), self.classes.variants.tolist(), strict=True))}
+
     def __getitem__(self, index: int) -> Episode[Array]:
         """Episode `index`, in arrays of its own."""
         plan = self.plan(index)

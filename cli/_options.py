@@ -1,0 +1,94 @@
+"""Options made from dataclasses, so that a setting is written down once: in the dataclass that uses it."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import click
+
+from episodes import plugins
+from episodes.config import from_table
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def from_dataclass(kind: type, skip: frozenset[str] = frozenset()) -> list[click.Option]:
+    """One option a field: ``halve_every: int`` becomes ``--halve-every INTEGER``. One not given has the value None."""
+    hints = get_type_hints(kind)
+    return [_option(f, hints[f.name]) for f in fields(kind) if f.name not in skip]
+
+
+def _option(f: Any, kind: Any) -> click.Option:
+    default = None if f.default is MISSING else f.default
+    if get_origin(kind) in (Union, types.UnionType):
+        (kind,) = (k for k in get_args(kind) if k is not type(None))
+    flag = "--" + f.name.replace("_", "-")
+    help_ = f.metadata.get("help", "")
+    if default is not None:
+        shown = {True: "on", False: "off"}.get(default, default) if isinstance(default, bool) else default
+        help_ = f"{help_}  [default: {shown}]"
+    if kind is bool:
+        return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=help_)
+    choice = click.Choice([str(c) for c in get_args(kind)]) if get_origin(kind) is Literal else None
+    path = click.Path(path_type=Path) if kind is Path else None
+    return click.Option([flag], type=choice or path or kind, default=None, help=help_)
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def build(kind: Any, values: Mapping[str, Any]) -> Any:
+    """An instance of dataclass `kind` from the options given among `values`."""
+    names = {f.name for f in fields(kind)}
+    return from_table(kind, {name: value for name, value in given(values).items() if name in names})
+
+
+def paragraphs(docstring: str) -> str:
+    """A module's docstring as help, line breaks kept."""
+    return "\n\n".join(f"\b\n{paragraph}" for paragraph in docstring.strip().split("\n\n"))
+
+
+class PluginGroup(click.Group):
+    """One sub-command a plug-in, made when it is asked for; no other plug-in is imported."""
+
+    def __init__(self, *args: Any, kind: plugins.Kind, command: Callable[[str], click.Command], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._kind, self._command = kind, command
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the plug-ins."""
+        return list(plugins.names(self._kind))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """The command of one plug-in; an unknown name is a `PluginNotFound`."""
+        return self._command(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List names only: their help would import every plug-in."""
+        with formatter.section(f"{self._kind.noun.capitalize()}s"):
+            formatter.write_text(", ".join(self.list_commands(ctx)))
+
+
+def episode_options(command: Command) -> Command:
+    """``--split --ways --shots --queries --unlabeled --sampler --rotations --seed``."""
+    for option in reversed(EPISODE):
+        command = option(command)
+    return command
+
+
+EPISODE = (
+    click.option("--split", help="Split: train, vinyals/test, vinyals/train+val, all, ...  [default: train]"),
+    click.option("--ways", type=int, help="Classes of an episode.  [default: 5]"),
+    click.option("--shots", type=int, help="Support rows per class.  [default: 1]"),
+    click.option("--queries", type=int, help="Query rows per class.  [default: 15]"),
+    click.option("--unlabeled", type=int, help="Rows per class without label.  [default: 0]"),
+    click.option("--sampler", help="Policy: uniform, or hierarchical (within one group).  [default: uniform]"),
+    click.option("--rotations/--no-rotations", default=None, help="Quarter turns as classes of their own."),
+    click.option("--seed", type=int, help="Seed of the episodes.  [default: 0]"),
+)

@@ -1,0 +1,93 @@
+"""``episodes ingest READER SOURCE STORE``: raw data -> store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli._options import PluginGroup, build, from_dataclass, paragraphs
+from cli._progress import bar
+from episodes import plugins
+
+COMMON = (
+    click.Option(["--shard-mb"], type=click.IntRange(1), default=16, show_default=True, help="Size of a shard, MiB."),
+    click.Option(["--workers"], type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
+    click.Option(["--skip-broken"], is_flag=True, help="Leave out what cannot be decoded; the manifest records it."),
+    click.Option(["--overwrite"], is_flag=True, help="Replace STORE, or start an unfinished ingest over."),
+    click.Option(["--resume"], is_flag=True, help="Go on with an unfinished ingest."),
+)
+
+
+def _command(name: str) -> click.Command:
+    module = plugins.find(plugins.READERS, name)
+    store = click.Argument(["store"], type=click.Path(path_type=Path))
+    source = click.Argument(["source"], type=click.Path(path_type=Path))
+    arguments = [store] if module.SOURCE is None else [source, store]
+    about = module.__doc__ or ""
+    source_help = "" if module.SOURCE is None else f"\n\nSOURCE: {module.SOURCE}."
+    return click.Command(
+        name,
+        params=[*arguments, *from_dataclass(module.Options), *COMMON],
+        callback=lambda **values: run(name, values),
+        help=paragraphs(about) + source_help,
+        short_help=about.partition("\n")[0],
+    )
+
+
+command = PluginGroup(
+    "ingest",
+    kind=plugins.READERS,
+    command=_command,
+    help="Make a store of raw data: class-indexed shards that are read by memory-mapping.\n\n"
+    "`episodes ingest READER --help` tells what a reader takes.",
+    subcommand_metavar="READER SOURCE STORE [OPTIONS]",
+)
+
+
+def run(name: str, values: dict[str, Any]) -> None:
+    """Ingest with reader `name`; `values` are the command's parameters."""
+    from episodes.ingest import ingest
+
+    module = plugins.find(plugins.READERS, name)
+    options = build(module.Options, values)
+    with bar("ingest", "samples") as progress:
+        manifest = ingest(
+            module.make(values.get("source"), options),
+            values["store"],
+            options=options,
+            shard_bytes=values["shard_mb"] << 20,
+            workers=values["workers"],
+            skip_broken=values["skip_broken"],
+            overwrite=values["overwrite"],
+            resume=values["resume"],
+            progress=progress,
+        )
+    click.echo(summary(values["store"]))
+    if manifest.skipped:
+        click.echo(
+            f"skipped {len(manifest.skipped)} broken samples; `episodes inspect {values['store']}` lists them", err=True
+        )
+
+
+def summary(store: Path) -> str:
+    """What a store holds, in a few lines."""
+    import episodes
+
+    opened = episodes.open(store)
+    table, manifest = opened.table, opened.manifest
+    smallest = min(range(len(table.names)), key=lambda c: table.counts[c])
+    lines = [
+        f"{store}: {len(table.names):,} classes, {opened.num_rows:,} samples, {len(table.group_names)} groups",
+        *(f"  field {n}: {f.dtype} {'x'.join(map(str, f.shape))}" for n, f in opened.fields.items()),
+        *(f"  splits {name}: {_sizes(parts)}" for name, parts in table.splits.items()),
+        f"  smallest class: {table.names[smallest]} ({table.counts[smallest]} rows)",
+        f"  {len(manifest.shards)} shards, {sum(s.size for s in manifest.shards) / 2**20:,.1f} MiB",
+        f"  fingerprint {manifest.fingerprint}",
+    ]
+    return "\n".join(lines)
+
+
+def _sizes(parts: Any) -> str:
+    return " / ".join(f"{split} {len(ids)}" for split, ids in parts.items())

@@ -1,0 +1,53 @@
+"""The command ``episodes``: the group, the version, and one line for every error a user can cause."""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+import click
+
+import episodes
+from cli import demo, evaluate, ingest, inspect, plan, show, train
+from episodes.errors import EpisodesError
+
+
+class UserError(click.ClickException):
+    """A library error as one line and exit code 2."""
+
+    exit_code = 2
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """``error: ...`` on standard error."""
+        click.echo(f"error: {' '.join(self.message.split())}", err=True)
+
+
+class Group(click.Group):
+    """Library errors become one line and exit code 2; anything else is a bug and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except EpisodesError as error:
+            raise UserError(str(error)) from error
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(episodes.__version__, prog_name="episodes")
+def main() -> None:
+    """Few-shot learning from raw data to an honest result.
+
+    \b
+    episodes ingest omniglot raw/ omniglot.store     raw data -> store
+    episodes train protonet omniglot.store -o run    store -> trained meta-learner
+    episodes evaluate run                            -> accuracy on classes it never saw
+
+    Results go to standard output, progress to standard error. Exit codes: 0, 2 for an error of yours, 1 for one of ours.
+    """
+
+
+for command in (demo, evaluate, ingest, inspect, plan, show, train):
+    main.add_command(command.command)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""``episodes train METHOD STORE -o RUN``: store -> trained meta-learner in a run directory."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli._options import EPISODE, PluginGroup, from_dataclass, given, paragraphs
+from cli._progress import bar
+from episodes import plugins
+from episodes.errors import ConfigError, EpisodesError
+
+if TYPE_CHECKING:
+    from cli.recipe import Recipe
+    from learners.report import Report
+
+FLAGS = (
+    click.Option(["-o", "--output"], type=click.Path(path_type=Path), required=True, help="Run directory to make."),
+    click.Option(["--recipe"], help="Name of a shipped recipe, or a TOML file; flags override it."),
+    click.Option(["--resume"], is_flag=True, help="Go on with the run in --output, with the settings it has."),
+    click.Option(["--overwrite"], is_flag=True, help="Replace the run in --output."),
+)
+TEST_FLAGS = (
+    click.Option(["--test-ways"], type=int, help="Classes of a validation and test episode.  [default: 5]"),
+    click.Option(["--test-shots"], type=int, help="Their support rows per class.  [default: 1]"),
+    click.Option(["--test-queries"], type=int, help="Their query rows per class.  [default: 15]"),
+)
+
+
+def _command(name: str) -> click.Command:
+    from learners.trainer import TrainConfig
+
+    module = plugins.find(plugins.METHODS, name)
+    episode: list[click.Parameter] = list(_parameters())
+    about = module.__doc__ or ""
+    return click.Command(
+        name,
+        params=[
+            click.Argument(["store"], type=click.Path(path_type=Path)),
+            *FLAGS,
+            *episode,
+            *TEST_FLAGS,
+            *from_dataclass(module.Options),
+            *from_dataclass(TrainConfig, skip=frozenset({"seed"})),
+        ],
+        callback=lambda **values: run(name, values),
+        help=paragraphs(about),
+        short_help=about.partition("\n")[0],
+    )
+
+
+def _parameters() -> list[click.Parameter]:
+    def bare() -> None: ...
+
+    for option in EPISODE:
+        bare = option(bare)
+    return list(bare.__click_params__)  # type: ignore[attr-defined]  # set by click's decorators
+
+
+command = PluginGroup(
+    "train",
+    kind=plugins.METHODS,
+    command=_command,
+    help="Train a meta-learner on the episodes of a store.\n\n"
+    "The test split is not touched: `episodes evaluate RUN` reads it.\n\n"
+    "`episodes train METHOD --help` tells what a method takes.",
+    subcommand_metavar="METHOD STORE -o RUN [OPTIONS]",
+)
+
+
+def run(method: str, values: dict[str, Any]) -> None:
+    """Train `method`; `values` are the command's parameters."""
+    output, store = values.pop("output"), values.pop("store")
+    resume, overwrite = values.pop("resume"), values.pop("overwrite")
+    recipe = resumed(output, method, values) if resume else resolved(method, values)
+    report = train(recipe, store, output, resume=resume, overwrite=overwrite)
+    click.echo(f"validation: {report}")
+    click.echo(f"run: {output} (test it with `episodes evaluate {output}`)")
+
+
+def resumed(output: Path, method: str, values: dict[str, Any]) -> Recipe:
+    """The recipe of the run in `output`; settings may not be given again."""
+    from cli.recipe import read
+
+    if extra := given(values):
+        raise ConfigError(f"{', '.join(sorted(extra))}: --resume goes on with the settings of {output}; leave these out")
+    if not (output / "recipe.toml").exists():
+        raise ConfigError(f"output: no run at {output} to resume")
+    recipe = read(output / "recipe.toml")
+    if recipe.method != method:
+        raise ConfigError(f"method: the run in {output} trains '{recipe.method}', not '{method}'")
+    return recipe
+
+
+def resolved(method: str, values: dict[str, Any]) -> Recipe:
+    """A recipe from --recipe and the flags that override it."""
+    from cli.recipe import EpisodeTable, Recipe, find
+    from episodes.config import from_table, to_table
+    from learners.trainer import TrainConfig
+
+    name = values.pop("recipe")
+    recipe = find(name) if name else Recipe(method=method)
+    if recipe.method != method:
+        raise ConfigError(f"method: recipe '{recipe.name}' is for '{recipe.method}', not '{method}'")
+    flags = given(values)
+    options = plugins.find(plugins.METHODS, method).Options
+    learner = {**recipe.learner, **{f.name: flags[f.name] for f in fields(options) if f.name in flags}}
+    test = {name: flags[f"test_{name}"] for name in ("ways", "shots", "queries") if f"test_{name}" in flags}
+    listing = flags.get("split", "").rpartition("/")[0]  # --split vinyals/train also moves val and test to that list
+
+    def table(old: EpisodeTable, new: dict[str, Any]) -> EpisodeTable:
+        return from_table(EpisodeTable, {**to_table(old), **new})
+
+    def tested(old: EpisodeTable) -> EpisodeTable:
+        split = f"{listing}/{old.split.rpartition('/')[2]}" if listing else old.split
+        return table(old, {**test, "split": split})
+
+    return replace(
+        recipe,
+        learner=to_table(from_table(options, learner, "learner")),
+        episode=table(recipe.episode, {f.name: flags[f.name] for f in fields(EpisodeTable) if f.name in flags}),
+        validate=tested(recipe.validate),
+        evaluate=tuple(tested(one) for one in recipe.evaluate),
+        train=from_table(
+            TrainConfig,
+            {**to_table(recipe.train), **{f.name: flags[f.name] for f in fields(TrainConfig) if f.name in flags}},
+        ),
+    )
+
+
+def train(recipe: Recipe, store: Path, output: Path, *, resume: bool = False, overwrite: bool = False) -> Report:
+    """Train as `recipe` says; everything that can be refused is refused before `output` is made."""
+    import torch
+
+    import episodes
+    from episodes.config import from_table
+    from episodes.stream.stream import Stream
+    from learners.report import evaluate
+    from learners.trainer import Trainer
+
+    if output.exists() and not (resume or overwrite):
+        raise ConfigError(f"output: {output} exists; give --overwrite to replace it, --resume to go on with it")
+    if output.exists() and not (output / "recipe.toml").exists():
+        raise ConfigError(f"output: {output} exists and is not a run; it is not replaced (choose another name)")
+    opened = episodes.open(store)
+    module = plugins.find(plugins.METHODS, recipe.method)
+    torch.manual_seed(recipe.train.seed)
+    learner = module.make(from_table(module.Options, recipe.learner, "learner"), opened.fields)
+    training, validation = recipe.episode.series(opened), recipe.validate.series(opened)
+    for table in (recipe.episode, recipe.validate, *recipe.evaluate):
+        learner.require(table.spec())
+    if overwrite and output.exists():
+        shutil.rmtree(output)
+    _make_run(output, recipe, store)
+
+    def validate(module: torch.nn.Module) -> Report:
+        device = next(module.parameters()).device
+        return evaluate(module, validation, method=recipe.method, device=device, audited=1)  # type: ignore[arg-type]
+
+    trainer = Trainer(learner, recipe.method, recipe.train, output)
+    with bar("train", "steps") as progress:
+        return trainer.fit(Stream(training), validate, resume=resume, progress=progress)
+
+
+def _make_run(output: Path, recipe: Recipe, store: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+        (output / "store.txt").write_text(f"{store.resolve()}\n", encoding="utf-8")
+    except OSError as error:
+        raise EpisodesError(f"cannot write run {output}: {error.strerror}") from error

@@ -1,0 +1,80 @@
+"""Conformance suites: what every reader and every sampler must keep, for the tests of extensions.
+
+Each raises AssertionError with the law that is broken.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+
+from episodes.classes import ClassIndex
+from episodes.episode import EpisodePlan
+from episodes.protocols import EpisodeSampler, Reader
+from episodes.spec import EpisodeSpec
+from episodes.store.table import ClassTable
+
+
+def check_reader(reader: Reader, samples: int = 8) -> None:
+    """A reader lists the same twice, declares what it gives, and gives the same bytes whenever asked."""
+    listing, again = reader.listing(), reader.listing()
+    names = [(s.class_name, s.key) for s in listing.samples]
+    assert names, "a listing has samples"
+    assert names == [(s.class_name, s.key) for s in again.samples], "two listings of one source are equal"
+    assert len(set(names)) == len(names), "a key is unique within its class"
+    counts: dict[str, int] = {}
+    for name, _ in names:
+        counts[name] = counts.get(name, 0) + 1
+    ClassTable.build(counts, listing.groups, listing.splits)  # splits share no class, and name known ones
+    for i in np.linspace(0, len(names) - 1, samples).astype(int):
+        first, second = listing.samples[i].load(), again.samples[i].load()
+        assert first.keys() == listing.fields.keys(), "a sample has the declared fields"
+        for field, spec in listing.fields.items():
+            values = first[field]
+            assert (str(values.dtype), values.shape) == (spec.dtype, spec.shape), f"'{field}' is as declared"
+            assert values.tobytes() == second[field].tobytes(), f"'{field}' is the same each time it is loaded"
+
+
+def check_sampler(sampler: EpisodeSampler, classes: ClassIndex, spec: EpisodeSpec, episodes: int = 50) -> None:
+    """A sampler is pure, picklable and prefix-stable, and its plans are valid (sampling laws I1 to I4)."""
+    sampler.require(classes, spec)
+    copy = pickle.loads(pickle.dumps(sampler))
+    more = replace(spec, queries=spec.queries + 1)
+    roomy = bool((classes.counts >= more.rows_per_class).all())
+    for index in range(episodes):
+        plan = sampler.plan(classes, spec, 7, index)
+        check_plan(plan, classes, spec)
+        assert _same(plan, sampler.plan(classes, spec, 7, index)), "a plan is a pure function of its arguments"
+        assert _same(plan, copy.plan(classes, spec, 7, index)), "a pickled sampler plans the same"
+        if roomy:
+            grown = sampler.plan(classes, more, 7, index)
+            assert np.array_equal(plan.support, grown.support), "more queries leave the support as it was"
+    seeds = [sampler.plan(classes, spec, seed, 0) for seed in range(8)]
+    assert len({(*p.class_ids.tolist(), *p.support.tolist(), *p.query.tolist()) for p in seeds}) > 1, "seeds matter"
+
+
+def check_plan(plan: EpisodePlan, classes: ClassIndex, spec: EpisodeSpec) -> None:
+    """A plan has the sizes of its spec, different classes, disjoint rows, and every row in the class of its label."""
+    pairs = list(zip(plan.class_ids.tolist(), plan.variants.tolist(), strict=True))
+    assert len(pairs) == spec.ways == len(set(pairs)), "classes of an episode are different"
+    place = {pair: i for i, pair in enumerate(zip(classes.ids.tolist(), classes.variants.tolist(), strict=True))}
+    used: set[tuple[int, int]] = set()
+    for rows, labels, size in (
+        (plan.support, plan.support_labels, spec.shots),
+        (plan.query, plan.query_labels, spec.queries),
+        (plan.unlabeled, plan.unlabeled_labels, spec.unlabeled),
+    ):
+        assert np.bincount(labels, minlength=spec.ways).tolist() == [size] * spec.ways, "each class gives its rows"
+        for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+            assert (row, label) not in used, "support, query and unlabeled rows are disjoint"
+            used.add((row, label))
+            position = place[pairs[label]]
+            start = int(classes.starts[position])
+            assert start <= row < start + int(classes.counts[position]), "a row belongs to the class of its label"
+
+
+def _same(a: EpisodePlan, b: EpisodePlan) -> bool:
+    names = ("class_ids", "variants", "support", "support_labels", "query", "query_labels", "unlabeled", "unlabeled_labels")
+    return a.index == b.index and all(np.array_equal(getattr(a, n), getattr(b, n)) for n in names)
