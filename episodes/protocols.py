@@ -66,9 +66,15 @@ class Reader(Protocol):
     ``make(source, options) -> Reader``.
     """
 
-    name: str
-    version: int
-    """Raised when the same raw data would give other bytes."""
+    @property
+    def name(self) -> str:
+        """The plug-in's name."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised when the same raw data would give other bytes."""
+        ...
 
     def listing(self) -> Listing:
         """Everything the source holds; lists files but decodes as little as it can."""
@@ -105,9 +111,15 @@ class SampleStore(Protocol):
 class EpisodeSampler(Protocol):
     """A policy choosing classes and rows. Stateless and picklable; ``plan`` is a pure function of its arguments."""
 
-    name: str
-    version: int
-    """Raised when the same key would give another plan; part of every key."""
+    @property
+    def name(self) -> str:
+        """The plug-in's name; part of every key."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised when the same key would give another plan; part of every key."""
+        ...
 
     def require(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""

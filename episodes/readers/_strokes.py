@@ -22,6 +22,7 @@ POINTS = 5  # control points of a primitive, as in Lake et al. 2015
 PIECES = 3  # straight pieces drawn between two control points
 STEPS = (POINTS - 1) * PIECES + 1  # points of a primitive's polyline
 ATTEMPTS = 40  # candidates tried before the best so far is taken as a character
+DISTINCT = 90  # distance from every other character of the alphabet, in 1/2000 of the image, that a character should have
 
 # Shape of a primitive that runs from (0, 0) along x with length 1: control points' x, their y for depth 1, and the range
 # of depths.
@@ -72,7 +73,8 @@ class Draws:
         raw = np.asarray(self._bits.random_raw(int(np.prod(shape))), dtype=np.uint64)
         low = np.uint64(0xFFFF)
         total = sum(((raw >> np.uint64(16 * i)) & low) for i in range(4))
-        return ((np.asarray(total).astype(np.float64) - 131070.0) * (3.0**0.5 / 65536.0)).reshape(shape)
+        numbers: Float = (np.asarray(total).astype(np.float64) - 131070.0) * (3.0**0.5 / 65536.0)
+        return numbers.reshape(shape)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +148,6 @@ def invent_character(style: Style, earlier: list[Character], *key: str | int) ->
         if distance > best_distance:
             best, best_distance = character, distance
     return best if best is not None else character
-
-
-DISTINCT = 90
 
 
 def _compose(style: Style, draws: Draws) -> Character:
@@ -262,55 +261,55 @@ def _is_scribble(character: Character, outline: Float) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawer:
+    """How one person writes an alphabet."""
+
     slant: float
     extent: float
+    """Size against the alphabet's."""
     aspect: float
     pen: float
+    """Width of the pen, as a fraction of the image."""
 
 
 def invent_drawer(draws: Draws) -> Drawer:
+    """A person with habits."""
     slant, extent, aspect, pen = draws.normal(4).tolist()
     return Drawer(slant=0.10 * slant, extent=1 + 0.06 * extent, aspect=1 + 0.06 * aspect, pen=0.065 + 0.008 * pen)
 
 
-import os
-
-K = float(os.environ.get("KMOTOR", "1"))
-KA = float(os.environ.get("KAFF", "1"))
-S = np.arange(POINTS)[:, None] / (POINTS - 1)
-SWING, BOW = S, 4 * S * (1 - S)
-
-
 def draw(character: Character, drawer: Drawer, draws: Draws) -> tuple[Float, float]:
-    """Polylines [parts, STEPS, 2] in fractions of the image, and pen width."""
-    parts = len(character.anchors)
-    noise = draws.normal(parts, POINTS + 4, 2)
-    rot, stretch, aspect, shear, dx, dy, pen, _ = draws.normal(8).tolist()
-    reach = (character.controls.max(axis=1) - character.controls.min(axis=1)).max(axis=1)[:, None, None]
-    swing, bow, scale, start = (noise[:, POINTS + i] for i in range(4))
-    jitter = 0.025 * noise[:, :POINTS] + 0.10 * SWING * swing[:, None] + 0.06 * BOW * bow[:, None]
-    jitter = jitter - jitter[:, :1]
-    controls = character.controls * (1 + K * 0.10 * scale[:, None]) + K * jitter * reach
-    alone = np.array([a == NEW for a, _ in character.anchors])[:, None]
-    free = ~np.array(character.chained)[:, None]
-    starts = character.starts + K * np.where(alone, 0.04, 0.012) * np.where(free, start, 0.0)
-    paths = _trace(controls, starts, character.anchors)
-    x, y = paths[..., 0], paths[..., 1]
-    x = x + (drawer.slant + KA * 0.08 * shear) * y
-    t = KA * 0.04 * rot
-    c, s = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
-    size = drawer.extent * (1 + KA * 0.08 * stretch)
-    wide = size * drawer.aspect * (1 + KA * 0.05 * aspect)
-    high = size / drawer.aspect
-    x, y = x * wide, y * high
-    placed = np.stack([x * c - y * s, x * s + y * c], axis=-1)
+    """One drawing: polylines [parts, STEPS, 2] in fractions of the image, and the pen's width."""
+    noise = draws.normal(len(character.anchors), POINTS + 4, 2)
+    placed = _affine(_move(character, noise), drawer, draws)
+    pen, dx, dy = draws.normal(3).tolist()
     width = drawer.pen * (1 + 0.08 * pen)
     margin = width / 2 + 1 / 28
-    low, top = placed.min(axis=(0, 1)), placed.max(axis=(0, 1))
-    room = 1 - 2 * margin
-    fit = min(1.0, room / float((top - low).max()))
-    placed = placed * fit
-    low, top = low * fit, top * fit
-    shift = 0.5 + KA * 0.045 * np.array([dx, dy]) - (low + top) / 2 * 0.5
-    shift = np.minimum(np.maximum(shift, margin - low), 1 - margin - top)
+    low, high = placed.min(axis=(0, 1)), placed.max(axis=(0, 1))
+    fit = min(1.0, (1 - 2 * margin) / float((high - low).max()))
+    placed, low, high = placed * fit, low * fit, high * fit
+    shift = 0.5 + 0.045 * np.array([dx, dy]) - (low + high) / 2 * 0.5
+    shift = np.minimum(np.maximum(shift, margin - low), 1 - margin - high)  # all ink stays inside
     return placed + shift, width
+
+
+def _move(character: Character, noise: Float) -> Float:
+    """Motor noise: each part swings about its start, bows, grows and trembles; strokes begin a little off."""
+    reach = (character.controls.max(axis=1) - character.controls.min(axis=1)).max(axis=1)[:, None, None]
+    swing, bow, scale, start = (noise[:, POINTS + i] for i in range(4))
+    along = np.arange(POINTS)[:, None] / (POINTS - 1)
+    jitter = 0.025 * noise[:, :POINTS] + 0.10 * along * swing[:, None] + 0.24 * along * (1 - along) * bow[:, None]
+    jitter = jitter - jitter[:, :1]
+    alone = np.array([other == NEW for other, _ in character.anchors])[:, None]
+    free = ~np.array(character.chained)[:, None]
+    starts = character.starts + np.where(alone, 0.04, 0.012) * np.where(free, start, 0.0)
+    return _trace(character.controls * (1 + 0.10 * scale[:, None]) + jitter * reach, starts, character.anchors)
+
+
+def _affine(paths: Float, drawer: Drawer, draws: Draws) -> Float:
+    """Slant, size, aspect and a small turn of the whole drawing."""
+    turn, stretch, aspect, shear = draws.normal(4).tolist()
+    size = drawer.extent * (1 + 0.08 * stretch)
+    x = (paths[..., 0] + (drawer.slant + 0.08 * shear) * paths[..., 1]) * (size * drawer.aspect * (1 + 0.05 * aspect))
+    y = paths[..., 1] * (size / drawer.aspect)
+    t = 0.04 * turn  # half the tangent: a turn without sine or cosine
+    return _turned(np.stack([x, y], axis=-1), (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t))

@@ -77,7 +77,7 @@ class Manifest:
         """Canonical bytes: the same manifest gives the same bytes."""
         table = {"format": FORMAT, "fingerprint": self.fingerprint, **asdict(self)}
         table["checksum"] = hashlib.sha256(canonical(table)).hexdigest()
-        return json.dumps(table, ensure_ascii=False, indent=1).encode() + b"\n"
+        return json.dumps(table, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> Manifest:

@@ -1,0 +1,105 @@
+"""Splits and groups from files, and splits drawn by a seed."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from episodes.errors import ConfigError, ReaderError
+
+PARTS = ("train", "val", "test")
+
+
+def read_splits(path: Path) -> dict[str, list[str]]:
+    """split -> classes of a JSON object ``{"train": ["cat", ...]}`` or of a CSV with the header ``class,split``.
+
+    Raises:
+        ReaderError: unreadable, or of another form; the place is named.
+    """
+    if path.suffix.lower() == ".csv":
+        found: dict[str, list[str]] = {}
+        for name, split in _pairs(path, "class", "split"):
+            found.setdefault(split, []).append(name)
+        return found
+    table = _object(path)
+    for split, names in table.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ReaderError(f"{path}: '{split}' is not a list of class names")
+    return table  # type: ignore[return-value]  # just checked
+
+
+def read_groups(path: Path) -> dict[str, str]:
+    """class -> group of a JSON object or of a CSV with the header ``class,group``.
+
+    Raises:
+        ReaderError: unreadable, of another form, or a class in two groups; the place is named.
+    """
+    pairs = _pairs(path, "class", "group") if path.suffix.lower() == ".csv" else list(_object(path).items())
+    found: dict[str, str] = {}
+    for name, group in pairs:
+        if not isinstance(group, str):
+            raise ReaderError(f"{path}: the group of class '{name}' is {group!r}, not a name")
+        if found.setdefault(name, group) != group:
+            raise ReaderError(f"{path}: class '{name}' is in group '{found[name]}' and in '{group}'")
+    return found
+
+
+def shares(text: str) -> tuple[float, float, float]:
+    """Three shares that add up to 1, of ``0.64,0.16,0.2``.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"draw_splits: expected three numbers as 0.64,0.16,0.2 (train,val,test), got '{text}'") from None
+    if not all(math.isfinite(s) and s >= 0 for s in (train, val, test)) or abs(train + val + test - 1) > 1e-6:
+        raise ConfigError(f"draw_splits: expected shares of 0 or more that add up to 1, got '{text}'")
+    return train, val, test
+
+
+def drawn_splits(names: Sequence[str], parts: tuple[float, float, float], seed: int) -> dict[str, list[str]]:
+    """Classes in an order that hashes (seed, name), cut at the rounded-down cumulative shares; empty parts are left out.
+
+    Raises:
+        ConfigError: a share above 0 that gets no class.
+    """
+    order = sorted(names, key=lambda name: (hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), name))
+    cuts = [0, *(math.floor(sum(parts[: i + 1]) * len(order) + 1e-6) for i in range(2)), len(order)]
+    found = {split: sorted(order[cuts[i] : cuts[i + 1]]) for i, split in enumerate(PARTS)}
+    for split, share in zip(PARTS, parts, strict=True):
+        if share > 0 and not found[split]:
+            raise ConfigError(f"draw_splits: a share of {share} of {len(names)} classes leaves '{split}' without any")
+    return {split: members for split, members in found.items() if members}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ReaderError(f"cannot read {path}: {error}") from error
+
+
+def _object(path: Path) -> dict[str, object]:
+    try:
+        table = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise ReaderError(f"{path} is not JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise ReaderError(f"{path} is not a JSON object")
+    return table
+
+
+def _pairs(path: Path, first: str, second: str) -> list[tuple[str, str]]:
+    rows = list(csv.reader(_text(path).splitlines()))
+    if not rows or [cell.strip() for cell in rows[0]] != [first, second]:
+        raise ReaderError(f"{path}: line 1 must be the header {first},{second}")
+    for number, row in enumerate(rows[1:], 2):
+        if len(row) != 2:
+            raise ReaderError(f"{path}: line {number} has {len(row)} columns, not 2")
+    return [(row[0].strip(), row[1].strip()) for row in rows[1:]]

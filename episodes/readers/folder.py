@@ -1,0 +1,152 @@
+"""Folder: any tree ``class/image`` or ``split/class/image`` of pictures, or a zip of one.
+
+Everything below a class folder belongs to the class; the key is the path within it. If every top-level folder is named
+like a split (train; val, valid, validation; test) they are splits, else they are classes. A single wrapping folder is
+looked through. JPEG, PNG, WebP, BMP and GIF files are samples; other files and hidden ones are left alone.
+
+Pictures become 8-bit RGB or grey: see the reader's documentation for palettes, transparency, CMYK, 16 bits and rotation.
+With ``--size`` they are resized by Pillow's antialiased bilinear filter, without it all must have one size.
+
+Class-level splits come from the tree, from ``--splits FILE`` (JSON ``{"train": ["cat", ...], ...}``, or CSV with the header
+``class,split``), or are drawn: ``--draw-splits 0.64,0.16,0.2`` gives train, val and test those shares of the classes, in an
+order that hashes ``--split-seed`` and the class's name. ``--groups FILE`` (JSON ``{"cat": "mammal"}``, or CSV with the header
+``class,group``) puts classes into groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from episodes.errors import ConfigError, ReaderError
+from episodes.protocols import FieldSpec, Listing, RawSample
+from episodes.readers._images import CHANNELS, SUFFIXES, Fit, Mode, decode, image_size
+from episodes.readers._splits import drawn_splits, read_groups, read_splits, shares
+from episodes.readers._tree import Tree, open_tree
+
+SOURCE: str | None = "folder or zip of pictures, class/image or split/class/image"
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What is made of the pictures."""
+
+    size: int | None = field(default=None, metadata={"help": "height and width to resize to; without it all must be equal"})
+    mode: Mode = field(default="rgb", metadata={"help": "channels to keep"})
+    fit: Fit = field(default="crop", metadata={"help": "how a picture that is not square becomes one"})
+    splits: Path | None = field(default=None, metadata={"help": "file of class-level splits, JSON or CSV"})
+    draw_splits: str | None = field(default=None, metadata={"help": "shares of train,val,test to draw, as 0.64,0.16,0.2"})
+    split_seed: int = field(default=0, metadata={"help": "seed of drawn splits"})
+    groups: Path | None = field(default=None, metadata={"help": "file that puts classes into groups, JSON or CSV"})
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not 1 <= self.size <= 4096:
+            raise ConfigError(f"size: expected 1..4096, got {self.size}")
+        if self.draw_splits is not None:
+            shares(self.draw_splits)
+            if self.splits is not None:
+                raise ConfigError("splits: give either a file of splits or shares to draw, not both")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderReader:
+    """See the module's docstring."""
+
+    source: Path
+    options: Options
+    name: str = "folder"
+    version: int = 1
+
+    def listing(self) -> Listing:
+        """All pictures; only the header of one is read.
+
+        Raises:
+            ReaderError: a picture outside any class, a class without pictures, a class in two splits of the tree, or a
+                splits or groups file that cannot be read.
+        """
+        tree = _unwrapped(open_tree(self.source))
+        splits = _by_tree(tree)
+        samples, spec = [], None
+        for path in tree.files:
+            if path.suffix.lower() in SUFFIXES:
+                place = path.parts[1:] if splits else path.parts
+                if len(place) < 2:
+                    raise ReaderError(f"picture {path} in {self.source} is in no class folder; move it into one")
+                spec = spec or self._spec(tree, path)
+                key = "/".join(place[1:])
+                samples.append(RawSample(place[0], key, partial(_load, tree, path, spec, self.options)))
+        _check_empty(tree, {sample.class_name for sample in samples}, bool(splits))
+        names = sorted({sample.class_name for sample in samples})
+        groups = read_groups(self.options.groups) if self.options.groups else {}
+        fields = {"image": spec} if spec else {}
+        return Listing(fields=fields, samples=samples, groups=groups, splits=self._splits(splits, names))
+
+    def _spec(self, tree: Tree, path: PurePosixPath) -> FieldSpec:
+        size = self.options.size
+        height, width = (size, size) if size else image_size(tree.read(path), str(path))
+        return FieldSpec("uint8", (CHANNELS[self.options.mode], height, width))
+
+    def _splits(self, tree: Mapping[str, list[str]], names: list[str]) -> dict[str, Mapping[str, list[str]]]:
+        o = self.options
+        if tree:
+            if o.splits or o.draw_splits:
+                raise ConfigError(f"splits: the folders of {self.source} are splits already; leave the option out")
+            return {"tree": tree}
+        if o.splits:
+            return {"file": read_splits(o.splits)}
+        return {"drawn": drawn_splits(names, shares(o.draw_splits), o.split_seed)} if o.draw_splits else {}
+
+
+def make(source: Path | None, options: Options) -> FolderReader:
+    """The reader of the pictures at `source`."""
+    if source is None:
+        raise ReaderError("reader 'folder' needs a source: a folder or zip of pictures")
+    return FolderReader(source, options)
+
+
+def _unwrapped(tree: Tree) -> Tree:
+    """The tree below a single top-level folder that holds folders of folders, else the tree itself."""
+    tops = {path.parts[0] for path in (*tree.files, *tree.folders)}
+    deep = all(len(path.parts) > 2 for path in tree.files if path.suffix.lower() in SUFFIXES)
+    if len(tops) == 1 and tree.files and deep and (top := tops.pop()).lower() not in SPLIT_NAMES:
+        return tree.below(top)
+    return tree
+
+
+def _by_tree(tree: Tree) -> dict[str, list[str]]:
+    """split -> classes if every top-level folder is a split, else nothing."""
+    tops = {path.parts[0] for path in (*(f for f in tree.files if len(f.parts) > 1), *tree.folders)}
+    if not tops or not all(top.lower() in SPLIT_NAMES for top in tops):
+        return {}
+    found: dict[str, set[str]] = {}
+    home: dict[str, str] = {}
+    for folder in tree.folders:
+        if len(folder.parts) == 2:
+            top, name = folder.parts
+            if home.setdefault(name, top) != top:
+                raise ReaderError(f"class '{name}' is in split folder '{home[name]}' and in '{top}'; splits share no class")
+            found.setdefault(SPLIT_NAMES[top.lower()], set()).add(name)
+    return {split: sorted(found[split]) for split in ("train", "val", "test") if split in found}
+
+
+def _check_empty(tree: Tree, filled: set[str], split: bool) -> None:
+    depth = 2 if split else 1
+    for folder in tree.folders:
+        if len(folder.parts) == depth and folder.parts[-1] not in filled:
+            kinds = ", ".join(sorted(SUFFIXES))
+            raise ReaderError(f"class folder {folder} in {tree.source} has no pictures ({kinds}); fill it or remove it")
+
+
+def _load(tree: Tree, path: PurePosixPath, spec: FieldSpec, options: Options) -> Mapping[str, NDArray[np.uint8]]:
+    image = decode(tree.read(path), f"{tree.source}:{path}", mode=options.mode, size=options.size, fit=options.fit)
+    if image.shape != spec.shape:
+        got, expected = ("x".join(map(str, shape[1:])) for shape in (image.shape, spec.shape))
+        raise ReaderError(f"picture {path} is {got}, the first one {expected} pixels (height x width); give --size")
+    return {"image": image}
