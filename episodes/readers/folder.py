@@ -9,7 +9,7 @@ With ``--size`` they are resized by Pillow's antialiased bilinear filter, withou
 
 Class-level splits come from the tree, from ``--splits FILE`` (JSON ``{"train": ["cat", ...], ...}``, or CSV with the header
 ``class,split``), or are drawn: ``--draw-splits 0.64,0.16,0.2`` gives train, val and test those shares of the classes, in an
-order that hashes ``--split-seed`` and the class's name. ``--groups FILE`` (JSON ``{"cat": "mammal"}``, or CSV with the header
+order that hashes ``--split-seed`` and the name. ``--groups FILE`` (JSON ``{"cat": "mammal"}``, or CSV with the header
 ``class,group``) puts classes into groups.
 """
 

@@ -1,0 +1,175 @@
+"""The command line as a user runs it: the road, and one line with exit code 2 for every mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from cli.main import main
+from episodes import plugins
+
+COMMANDS = ("demo", "evaluate", "ingest", "inspect", "plan", "show", "train")
+
+
+def run(*args, code=0):
+    result = CliRunner().invoke(main, [str(a) for a in args])
+    assert result.exit_code == code, result.output + result.stderr + repr(result.exception)
+    return result
+
+
+def refused(*args):
+    """The one line of a refusal."""
+    lines = [line for line in run(*args, code=2).stderr.splitlines() if line.startswith(("error:", "Error:"))]
+    assert len(lines) == 1
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def trained(glyphs_store, tmp_path_factory) -> Path:
+    """A run of a few steps."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    flags = ("--steps", 6, "--validate-every", 3, "--width", 8, "--ways", 8, "--queries", 3, "--checkpoint-every", 2)
+    result = run("train", "protonet", glyphs_store, "-o", out, *flags, "--seed", 3, "--accelerator", "cpu")
+    assert "validation: protonet 5-way 1-shot on glyphs/val: accuracy" in result.stdout
+    return out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    assert "Usage:" in run(command, "--help").stdout
+
+
+@pytest.mark.parametrize("name", plugins.names(plugins.READERS))
+def test_every_reader_has_help_with_defaults(name):
+    text = run("ingest", name, "--help").stdout
+    assert "--skip-broken" in text
+    assert "[default:" in text
+
+
+def test_plans_are_one_object_a_line_and_repeat(glyphs_store):
+    args = ("plan", glyphs_store, "--ways", 3, "--shots", 2, "--queries", 1, "--unlabeled", 1, "--count", 4, "--seed", 9)
+    lines = run(*args).stdout.splitlines()
+    plans = [json.loads(line) for line in lines]
+    assert [plan["index"] for plan in plans] == [0, 1, 2, 3]
+    assert all(len(p["class_names"]) == 3 and len(p["support"]) == 6 and len(p["unlabeled"]) == 3 for p in plans)
+    assert run(*args[:-4], "--start", 2, "--count", 1, "--seed", 9).stdout.splitlines() == lines[2:3]
+
+
+def test_plans_within_a_group_stay_in_it(glyphs_store):
+    lines = run("plan", glyphs_store, "--sampler", "hierarchical", "--rotations", "--count", 5).stdout.splitlines()
+    for line in lines:
+        assert len({name.split("/")[0] for name in json.loads(line)["class_names"]}) == 1
+
+
+def test_an_episode_is_shown_as_a_picture(glyphs_store, tmp_path):
+    run("show", glyphs_store, "-o", tmp_path / "e.png", "--ways", 4, "--queries", 3)
+    with Image.open(tmp_path / "e.png") as picture:
+        assert picture.width > 300
+        assert len(picture.getcolors(1 << 20)) > 50
+    assert "e.png exists; give --overwrite" in refused("show", glyphs_store, "-o", tmp_path / "e.png")
+    assert "ends with .png" in refused("show", glyphs_store, "-o", tmp_path / "e.jpg")
+
+
+def test_a_store_is_inspected(glyphs_store):
+    about = json.loads(run("inspect", glyphs_store, "--json", "--verify").stdout)
+    assert about["samples"] == 20 * about["classes"]
+    assert about["verified"]
+    assert about["fields"] == {"image": {"dtype": "uint8", "shape": [1, 28, 28]}}
+    assert "verified: every shard" in run("inspect", glyphs_store, "--verify").stdout
+
+
+def test_a_run_holds_what_is_needed_to_judge_it(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"recipe.toml", "metrics.jsonl", "tensorboard", "last.ckpt", "best.ckpt", "store.txt"} <= names
+    assert "seed = 3" in (trained / "recipe.toml").read_text()
+    kinds = [json.loads(line)["kind"] for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert kinds == ["train"] * 3 + ["val"] + ["train"] * 3 + ["val", "time"]
+
+
+def test_a_run_is_evaluated_with_a_report(trained):
+    result = run("evaluate", trained, "--episodes", 12, "--ways", 3, "-o", trained / "small")
+    assert "protonet 3-way 1-shot on glyphs/test: accuracy" in result.stdout
+    assert "leakage audit passed" in result.stdout
+    table = json.loads((trained / "small.json").read_text())["results"][0]
+    assert (table["episodes"], table["spec"]["ways"], table["split"]) == (12, 3, "glyphs/test")
+    page = (trained / "small.html").read_text()
+    assert page.count("<svg") == 2
+    assert "data:image/png;base64" in page
+    assert table["store_fingerprint"] in page
+    for loading in ("<script", "<link", 'src="http', "@import"):
+        assert loading not in page, "the page is self-contained"
+    again = ("evaluate", trained, "--episodes", 12, "--ways", 3, "-o", trained / "small")
+    assert "small.json exists; give --overwrite" in refused(*again)
+    assert json.loads(run(*again, "--overwrite", "--json").stdout)["results"][0]["mean"] == table["mean"]
+
+
+def test_a_run_is_resumed_only_with_its_own_settings(trained, glyphs_store):
+    before = (trained / "metrics.jsonl").read_text()
+    run("train", "protonet", glyphs_store, "-o", trained, "--resume")
+    assert [x for x in before.splitlines() if "loss" in x] == [
+        x for x in (trained / "metrics.jsonl").read_text().splitlines() if "loss" in x
+    ]
+    assert "steps: --resume goes on with the settings" in refused(
+        "train", "protonet", glyphs_store, "-o", trained, "--resume", "--steps", 9
+    )
+    assert "exists; give --overwrite to replace it, --resume" in refused("train", "protonet", glyphs_store, "-o", trained)
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("plan", "STORE", "--ways", "0"), "ways=0 is too small; it must be 1 or more"),
+        (("plan", "STORE", "--shots", "-1"), "shots=-1 is too small"),
+        (("plan", "STORE", "--ways", "2.5"), "'2.5' is not a valid integer"),
+        (("plan", "STORE", "--ways", "nan"), "'nan' is not a valid integer"),
+        (("plan", "STORE", "--ways", "9999"), "ways=9999 needs 9999 classes; split 'glyphs/train' has"),
+        (("plan", "STORE", "--queries", "20"), "has 20 rows, and"),
+        (("plan", "STORE", "--split", "trian"), "unknown split 'trian'; did you mean 'glyphs/train'"),
+        (("plan", "STORE", "--sampler", "unifrom"), "unknown sampler 'unifrom'; did you mean 'uniform'"),
+        (("plan", "STORE", "--sampler", "hierarchical", "--ways", "27"), "group 'Alphabet"),
+        (("plan", "STORE", "--seed", "-1"), "seed=-1 is out of range"),
+        (("plan", "STORE", "--wyas", "5"), "No such option '--wyas'"),
+        (("plan", "nowhere"), "no store at nowhere (make one with `episodes ingest`)"),
+        (("ingest", "omniglt", "a", "b"), "unknown reader 'omniglt'; did you mean 'omniglot'"),
+        (("ingest", "omniglot", "nowhere", "new.store"), "source nowhere is not a folder"),
+        (("ingest", "folder", "nowhere", "new.store"), "source nowhere does not exist"),
+        (("ingest", "glyphs", "new.store", "--size", "0"), "size: expected 8..256, got 0"),
+        (("ingest", "glyphs", "STORE"), "exists; give --overwrite"),
+        (("train", "protnet", "STORE", "-o", "new"), "unknown method 'protnet'; did you mean 'protonet'"),
+        (("train", "protonet", "nowhere", "-o", "new"), "no store at nowhere"),
+        (("train", "protonet", "STORE", "-o", "new", "--shots", "0"), "shots=0 must be 1 or more"),
+        (("train", "protonet", "STORE", "-o", "new", "--lr", "nan"), "lr: expected a finite number, got nan"),
+        (("train", "protonet", "STORE", "-o", "new", "--steps", "-5"), "steps: expected 1 or more, got -5"),
+        (("train", "protonet", "STORE", "-o", "new", "--distance", "manhattan"), "'manhattan' is not one of"),
+        (("train", "protonet", "STORE", "-o", "new", "--recipe", "protonet-glyph"), "did you mean 'protonet-glyphs'"),
+        (("train", "protonet", "STORE", "-o", "new", "--resume"), "no run at new to resume"),
+        (("evaluate", "nowhere"), "nowhere is not a run directory"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(glyphs_store, tmp_path, monkeypatch, args, words):
+    monkeypatch.chdir(tmp_path)
+    line = refused(*(str(glyphs_store) if a == "STORE" else a for a in args))
+    assert words in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_installed_command_exits_with_two_and_no_traceback(tmp_path):
+    command = Path(sys.executable).with_name("episodes")
+    result = subprocess.run([command, "plan", tmp_path / "none"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("error: no store at")
+    assert "Traceback" not in result.stderr
+    version = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    assert version.startswith("episodes, ")
+
+
+@pytest.mark.slow
+def test_the_demo_goes_the_whole_road(tmp_path):
+    result = run("demo", "-o", tmp_path / "demo", "--steps", 2, "--episodes", 5)
+    assert "20-way 1-shot on glyphs/test: accuracy" in result.stdout
+    report = Path(result.stdout.splitlines()[-1].removeprefix("report: "))
+    assert report.read_text().startswith("<!doctype html>")

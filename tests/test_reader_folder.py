@@ -1,0 +1,273 @@
+"""Every kind of picture becomes the array it shows; every kind of tree is understood or refused by name."""
+
+import io
+import json
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import real_data
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from episodes.errors import ConfigError, ReaderError
+from episodes.readers import folder
+from episodes.readers._images import decode, image_size
+from episodes.readers._splits import drawn_splits
+from episodes.testing import check_reader
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+QUARTERS = np.array([[RED, GREEN], [BLUE, WHITE]], np.uint8).repeat(8, axis=0).repeat(8, axis=1)  # [16, 16, 3]
+
+
+def encoded(image, format_, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=format_, **options)
+    return buffer.getvalue()
+
+
+def rgb(data, **options):
+    return decode(data, "picture", **{"mode": "rgb", "size": None, "fit": "crop", **options}).transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("format_", "options", "tolerance"),
+    [
+        ("png", {}, 0),
+        ("bmp", {}, 0),
+        ("gif", {}, 0),
+        ("webp", {"lossless": True}, 0),
+        ("jpeg", {"quality": 95, "subsampling": 0}, 12),
+    ],
+)
+def test_every_format_is_read(format_, options, tolerance):
+    values = rgb(encoded(Image.fromarray(QUARTERS), format_, **options)).astype(int)
+    assert np.abs(values - QUARTERS)[2:6, 2:6].max() <= tolerance
+    assert np.abs(values - QUARTERS)[10:14, 10:14].max() <= tolerance
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    ramp = np.array([[0, 128, 129, 257, 32768, 65535]], np.uint16)
+    values = decode(encoded(Image.fromarray(ramp), "png"), "p", mode="grey", size=None, fit="crop")
+    assert values[0].tolist() == [np.floor(ramp[0] / 257 + 0.5).astype(int).tolist()]
+
+
+def test_one_bit_pictures_are_black_and_white():
+    bits = np.array([[True, False], [False, True]])
+    values = decode(encoded(Image.fromarray(bits), "png"), "p", mode="grey", size=None, fit="crop")
+    assert values.tolist() == [[[255, 0], [0, 255]]]
+
+
+def test_transparency_is_laid_over_white():
+    pixels = np.array([[[255, 0, 0, 255], [255, 0, 0, 0], [0, 0, 0, 128]]], np.uint8)
+    assert rgb(encoded(Image.fromarray(pixels), "png"))[0].tolist() == [[255, 0, 0], [255, 255, 255], [127, 127, 127]]
+    grey = np.array([[[0, 255], [0, 0]]], np.uint8)
+    data = encoded(Image.frombytes("LA", (2, 1), grey.tobytes()), "png")
+    assert rgb(data)[0].tolist() == [[0, 0, 0], [255, 255, 255]]
+
+
+def test_a_palette_with_a_transparent_entry_is_laid_over_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putdata([0, 1])
+    assert rgb(encoded(image, "png", transparency=1))[0].tolist() == [list(RED), list(WHITE)]
+    assert rgb(encoded(image, "png"))[0].tolist() == [list(RED), list(BLUE)]
+
+
+def test_cmyk_jpeg_becomes_rgb():
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # magenta and yellow ink make red
+    assert np.abs(rgb(encoded(image, "jpeg", quality=95)).astype(int) - RED).max() <= 8
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    data = encoded(Image.fromarray(QUARTERS[:, :8]), "png", exif=exif)
+    assert np.array_equal(rgb(data), np.rot90(QUARTERS[:, :8], -1))
+    assert image_size(data, "p") == (8, 16)
+
+
+def test_the_first_frame_of_an_animation_is_taken():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
+    data = encoded(frames[0], "gif", save_all=True, append_images=frames[1:])
+    assert (rgb(data) == RED).all()
+
+
+def test_grey_is_the_luma():
+    values = decode(encoded(Image.new("RGB", (1, 1), (200, 100, 50)), "png"), "p", mode="grey", size=None, fit="crop")
+    assert values.item() == round(0.299 * 200 + 0.587 * 100 + 0.114 * 50)
+
+
+@pytest.mark.parametrize(("fit", "columns"), [("crop", (BLUE, RED)), ("squash", (GREEN, GREEN)), ("pad", (WHITE, WHITE))])
+def test_pictures_that_are_not_square_are_fitted(fit, columns):
+    stripes = np.array([[GREEN, BLUE, RED, GREEN]], np.uint8).repeat(32, axis=0).repeat(16, axis=1)  # 32 x 64
+    values = rgb(encoded(Image.fromarray(stripes), "png"), size=32, fit=fit)
+    assert values.shape == (32, 32, 3)
+    assert (tuple(values[0, 0].tolist()), tuple(values[0, -1].tolist())) == columns
+
+
+@pytest.mark.parametrize("cut", [0, 3, 20, 400])
+def test_truncated_jpegs_are_named(cut):
+    noise = np.random.Generator(np.random.PCG64(0)).integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    data = encoded(Image.fromarray(noise), "jpeg")
+    with pytest.raises(ReaderError, match=r"cannot decode image cat.jpg: .*--skip-broken"):
+        decode(data[:cut], "cat.jpg", mode="rgb", size=None, fit="crop")
+
+
+def test_a_corrupt_png_is_named():
+    data = bytearray(encoded(Image.fromarray(QUARTERS), "png"))
+    data[45] ^= 0xFF
+    with pytest.raises(ReaderError, match="cannot decode image dog.png"):
+        decode(bytes(data), "dog.png", mode="rgb", size=None, fit="crop")
+
+
+@pytest.fixture
+def tree(tmp_path) -> Path:
+    """Two splits of two classes of three pictures, one nested, with files that are no pictures."""
+    root = tmp_path / "pictures"
+    for split, names in {"train": ("ant", "bee"), "Validation": ("cat", "dog")}.items():
+        for c, name in enumerate(names):
+            place = root / split / name / "images"
+            place.mkdir(parents=True)
+            for i in range(3):
+                (place / f"{i}.png").write_bytes(encoded(Image.new("RGB", (8, 8), (c, i, 0)), "png"))
+            (place / "notes.txt").write_text("not a picture")
+            (place / ".hidden.png").write_text("hidden")
+    return root
+
+
+def listing(source, **options):
+    return folder.make(source, folder.Options(**options)).listing()
+
+
+def names(listed):
+    return sorted((s.class_name, s.key) for s in listed.samples)
+
+
+def test_a_tree_of_splits_is_understood(tree):
+    listed = listing(tree)
+    assert listed.splits == {"tree": {"train": ["ant", "bee"], "val": ["cat", "dog"]}}
+    assert names(listed)[2:4] == [("ant", "images/2.png"), ("bee", "images/0.png")]
+    check_reader(folder.make(tree, folder.Options()))
+
+
+def test_a_zip_is_read_like_the_folder_also_with_a_wrapping_folder(tree, tmp_path):
+    plain = shutil.make_archive(str(tmp_path / "plain"), "zip", tree)
+    wrapped = shutil.make_archive(str(tmp_path / "wrapped"), "zip", tmp_path, "pictures")
+    expected = listing(tree)
+    for archive in (plain, wrapped):
+        listed = listing(Path(archive))
+        assert names(listed) == names(expected)
+        assert listed.splits == expected.splits
+        with ThreadPoolExecutor(4) as pool:
+            arrays = list(pool.map(lambda s: s.load()["image"].tobytes(), listed.samples))
+        assert sorted(arrays) == sorted(s.load()["image"].tobytes() for s in expected.samples)
+
+
+def test_a_tree_of_classes_has_no_splits_until_given(tree, tmp_path):
+    root = tree / "train"
+    assert listing(root).splits == {}
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps({"train": ["ant"], "test": ["bee"]}))
+    assert listing(root, splits=file).splits == {"file": {"train": ["ant"], "test": ["bee"]}}
+    file = tmp_path / "s.csv"
+    file.write_text("class,split\nant,test\nbee,train\n")
+    assert listing(root, splits=file).splits == {"file": {"train": ["bee"], "test": ["ant"]}}
+    assert listing(root, draw_splits="0.5,0,0.5").splits["drawn"].keys() == {"train", "test"}
+    file = tmp_path / "g.csv"
+    file.write_text("class,group\nant,insect\nbee,insect\n")
+    assert listing(root, groups=file).groups == {"ant": "insect", "bee": "insect"}
+
+
+def test_what_cannot_be_understood_is_refused_by_name(tree, tmp_path):
+    with pytest.raises(ReaderError, match="does not exist"):
+        listing(tmp_path / "nowhere")
+    (tmp_path / "broken.zip").write_bytes(b"PK\3\4 broken")
+    with pytest.raises(ReaderError, match=r"broken.zip is neither a folder nor a readable zip"):
+        listing(tmp_path / "broken.zip")
+    with pytest.raises(ConfigError, match="are splits already"):
+        listing(tree, draw_splits="0.5,0,0.5")
+    (tree / "train" / "eel").mkdir()
+    with pytest.raises(ReaderError, match=r"class folder train/eel .* has no pictures"):
+        listing(tree)
+    (tree / "train" / "eel").rmdir()
+    shutil.copytree(tree / "train" / "ant", tree / "Validation" / "ant")
+    with pytest.raises(ReaderError, match="class 'ant' is in split folder 'Validation' and in 'train'"):
+        listing(tree)
+
+
+def test_a_picture_outside_any_class_is_named(tree):
+    shutil.copy(tree / "train" / "ant" / "images" / "0.png", tree / "train" / "lost.png")
+    with pytest.raises(ReaderError, match=r"picture lost.png .* is in no class folder"):
+        listing(tree / "train")
+
+
+def test_pictures_of_another_size_are_named(tree):
+    (tree / "train" / "bee" / "images" / "1.png").write_bytes(encoded(Image.new("RGB", (9, 8)), "png"))
+    sample = next(s for s in listing(tree).samples if (s.class_name, s.key) == ("bee", "images/1.png"))
+    with pytest.raises(ReaderError, match=r"bee/images/1.png is 8x9, the first one 8x8 pixels .* give --size"):
+        sample.load()
+    sized = next(s for s in listing(tree, size=8).samples if (s.class_name, s.key) == ("bee", "images/1.png"))
+    assert sized.load()["image"].shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("text", ["0.5,0.5", "a,b,c", "0.5,0.2,0.2", "nan,0.5,0.5", "-0.1,0.6,0.5", ""])
+def test_shares_that_are_none_are_refused(text):
+    with pytest.raises(ConfigError, match="draw_splits: expected"):
+        folder.Options(draw_splits=text)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("s.json", "{", "s.json is not JSON: .*line 1"),
+        ("s.json", "[1]", "s.json is not a JSON object"),
+        ("s.json", '{"train": "ant"}', "'train' is not a list of class names"),
+        ("s.csv", "name,part\n", "line 1 must be the header class,split"),
+        ("s.csv", "class,split\nant,train\nbee\n", "line 3 has 1 columns, not 2"),
+    ],
+)
+def test_split_files_of_another_form_are_refused_with_their_place(tree, tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ReaderError, match=words):
+        listing(tree / "train", splits=tmp_path / name)
+
+
+@given(num=st.integers(3, 60), seed=st.integers(0, 100), cut=st.integers(10, 60))
+def test_drawn_splits_are_disjoint_cover_all_and_do_not_depend_on_order(num, seed, cut):
+    classes = [f"class{i}" for i in range(num)]
+    parts = (cut / 100, 0.0, 1 - cut / 100)
+    assume(num * cut >= 100)
+    drawn = drawn_splits(classes, parts, seed)
+    assert sorted(name for members in drawn.values() for name in members) == sorted(classes)
+    assert drawn == drawn_splits(classes[::-1], parts, seed)
+    assert len(drawn["train"]) == int(parts[0] * num + 1e-6)
+
+
+def test_a_share_without_a_class_is_refused():
+    with pytest.raises(ConfigError, match=r"a share of 0.1 of 3 classes leaves 'train' without any"):
+        drawn_splits(["a", "b", "c"], (0.1, 0.4, 0.5), 0)
+
+
+def test_tiny_imagenet_is_understood():
+    listed = listing(real_data.tiny_imagenet())
+    assert {split: len(c) for split, c in listed.splits["tree"].items()} == {"train": 64, "val": 16, "test": 20}
+    assert len(listed.samples) == 15000
+    assert listed.fields["image"].shape == (3, 64, 64)
+    assert listed.samples[-1].load()["image"].std() > 10
+
+
+def test_encrypted_members_are_named(tmp_path):
+    data = encoded(Image.new("RGB", (4, 4)), "png")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.writestr("ant/1.png", data)
+    raw = bytearray((tmp_path / "z.zip").read_bytes())
+    for signature, offset in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        raw[raw.index(signature) + offset] |= 1  # the flag of an encrypted member
+    (tmp_path / "z.zip").write_bytes(raw)
+    with pytest.raises(ReaderError, match=r"cannot read ant/1.png in .*z.zip"):
+        listing(tmp_path / "z.zip")
