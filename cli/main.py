@@ -10,6 +10,8 @@ import episodes
 from cli import demo, evaluate, ingest, inspect, plan, show, train
 from episodes.errors import EpisodesError
 
+INTERRUPTED = 130  # what shells report for Ctrl-C
+
 
 class UserError(click.ClickException):
     """A library error as one line and exit code 2."""
@@ -30,6 +32,9 @@ class Group(click.Group):
             return super().invoke(ctx)
         except EpisodesError as error:
             raise UserError(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted; `ingest` and `train` go on where they were with --resume", err=True)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

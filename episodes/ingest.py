@@ -87,8 +87,11 @@ def ingest(
     partial = out.with_name(out.name + ".partial")
     _open_partial(partial, work, overwrite=overwrite, resume=resume)
     done = _finished_shards(partial)
-    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    try:
         done.extend(_write_shards(partial, work, done, pool, progress))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for what is queued
     manifest = _finish(partial, work, done)
     _swap_in(partial, out)
     return manifest

@@ -1,8 +1,11 @@
 """Every kind of picture becomes the array it shows; every kind of tree is understood or refused by name."""
 
+import collections
 import io
 import json
 import shutil
+import sys
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +17,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from episodes.errors import ConfigError, ReaderError
+from episodes.errors import ConfigError, ReaderError, SpecError
+from episodes.ingest import ingest
 from episodes.readers import folder
 from episodes.readers._images import decode, image_size
 from episodes.readers._splits import drawn_splits
@@ -83,18 +87,70 @@ def test_cmyk_jpeg_becomes_rgb():
     assert np.abs(rgb(encoded(image, "jpeg", quality=95)).astype(int) - RED).max() <= 8
 
 
-def test_exif_orientation_is_applied():
+# EXIF 2.3, section 4.6.4: which side of the picture the stored first row and first column are.
+ORIENTATIONS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize(
+    ("format_", "options", "tolerance"), [("png", {}, 0), ("jpeg", {"quality": 98, "subsampling": 0}, 12)]
+)
+def test_exif_orientation_is_applied(orientation, format_, options, tolerance):
+    stored = np.concatenate([QUARTERS, np.full((8, 16, 3), 0, np.uint8)])  # 24 x 16, no two orientations alike
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
-    data = encoded(Image.fromarray(QUARTERS[:, :8]), "png", exif=exif)
-    assert np.array_equal(rgb(data), np.rot90(QUARTERS[:, :8], -1))
-    assert image_size(data, "p") == (8, 16)
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(stored), format_, exif=exif, **options)
+    expected = ORIENTATIONS[orientation](stored)
+    values = rgb(data)
+    assert image_size(data, "p") == values.shape[:2] == expected.shape[:2]
+    assert np.abs(values.astype(int) - expected).max() <= tolerance
 
 
 def test_the_first_frame_of_an_animation_is_taken():
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
     data = encoded(frames[0], "gif", save_all=True, append_images=frames[1:])
     assert (rgb(data) == RED).all()
+
+
+def test_decoding_on_threads_leaves_the_filters_of_warnings_alone():
+    data, before, interval = encoded(Image.fromarray(QUARTERS), "jpeg"), list(warnings.filters), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for _ in range(10):
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(lambda _: rgb(data, size=8), range(50)))
+            assert warnings.filters == before
+    finally:
+        sys.setswitchinterval(interval)
+        warnings.filters[:] = before
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+def test_pictures_too_large_to_decode_safely_are_named(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    with pytest.raises(ReaderError, match=r"cannot decode image big.png: 16 x 16 pixels are more than the 200"):
+        decode(encoded(Image.fromarray(QUARTERS), "png"), "big.png", mode="rgb", size=8, fit="crop")
+
+
+def test_pictures_of_32_bits_are_refused():
+    data = encoded(Image.fromarray(np.zeros((4, 4), np.int32)).convert("I"), "tiff")
+    with pytest.raises(ReaderError, match="32 bits a pixel"):
+        decode(data, "wide", mode="grey", size=None, fit="crop")
+
+
+def test_what_is_no_picture_is_said_without_inner_words():
+    for read in (image_size, lambda data, name: decode(data, name, mode="rgb", size=None, fit="crop")):
+        with pytest.raises(ReaderError, match=r"cannot decode image a.png: it is no image of a known format \(replace"):
+            read(b"text", "a.png")
 
 
 def test_grey_is_the_luma():
@@ -200,6 +256,106 @@ def test_what_cannot_be_understood_is_refused_by_name(tree, tmp_path):
         listing(tree)
 
 
+def test_a_reader_without_a_source_says_what_it_needs():
+    with pytest.raises(ReaderError, match="reader 'folder' needs a source"):
+        folder.make(None, folder.Options())
+
+
+def test_a_file_beside_the_wrapping_folder_does_not_make_it_a_class(tree):
+    (tree.parent / "README.txt").write_text("about the pictures")
+    assert listing(tree.parent).splits == listing(tree).splits
+    assert names(listing(tree.parent)) == names(listing(tree))
+
+
+def test_other_files_are_left_alone_and_suffixes_may_be_upper_case(tmp_path):
+    (tmp_path / "ant").mkdir()
+    for name in ("1.PNG", "2.txt", "3.npy", ".4.png"):
+        (tmp_path / "ant" / name).write_bytes(encoded(Image.new("RGB", (4, 6)), "png"))
+    listed = listing(tmp_path)
+    assert names(listed) == [("ant", "1.PNG")]
+    assert listed.fields["image"].shape == (3, 6, 4), "height before width"
+
+
+def test_listing_decodes_nothing(tree):
+    for path in sorted(tree.rglob("[0-9].png"))[1:]:
+        path.write_bytes(b"no picture")
+    listed = listing(tree)
+    assert len(listed.samples) == 12
+    with pytest.raises(ReaderError, match="cannot decode image .*dog/images/2.png"):
+        next(s for s in listed.samples if (s.class_name, s.key) == ("dog", "images/2.png")).load()
+
+
+def test_splits_from_two_places_are_refused(tree, tmp_path):
+    with pytest.raises(ConfigError, match="^splits: give either a file of splits or shares to draw"):
+        folder.Options(splits=tmp_path / "s.json", draw_splits="0.5,0.2,0.3")
+    with pytest.raises(ConfigError, match="^draw_splits: the folders of .* are splits already"):
+        listing(tree, draw_splits="0.5,0,0.5")
+    with pytest.raises(ConfigError, match="^splits: the folders of .* are splits already"):
+        listing(tree, splits=tmp_path / "s.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"size": 0}, r"^size: expected 1..4096, got 0"),
+        ({"mode": "cmyk"}, "^mode: expected rgb or grey, got 'cmyk'"),
+        ({"fit": "stretch"}, "^fit: expected crop or squash or pad, got 'stretch'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, words):
+    with pytest.raises(ConfigError, match=words):
+        folder.Options(**options)
+
+
+@pytest.mark.parametrize("kind", ["splits", "groups"])
+def test_files_that_name_unknown_classes_are_refused_with_near_names(tree, tmp_path, kind):
+    file = tmp_path / "f.json"
+    file.write_text(json.dumps({"train": ["antt"]} if kind == "splits" else {"antt": "insect"}))
+    options = folder.Options(**{kind: file})
+    with pytest.raises(SpecError, match="'antt', which the source does not have; did you mean 'ant'"):
+        ingest(folder.make(tree / "train", options), tmp_path / "s.store", options=options)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("g.json", '{"ant": 3}', "the group of class 'ant' is 3, not a name"),
+        ("g.json", '{"ant": "a", "ant": "b"}', "has the name 'ant' twice"),
+        ("g.csv", "class,group\nant,a\nant,b\n", "class 'ant' is in group 'a' and in 'b'"),
+        ("g.csv", "class,group\nant,\n", "line 2 has an empty cell"),
+    ],
+)
+def test_group_files_of_another_form_are_refused_with_their_place(tree, tmp_path, name, text, words):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ReaderError, match=words):
+        listing(tree / "train", groups=tmp_path / name)
+
+
+def test_csv_files_may_quote_and_have_blank_lines_and_other_line_ends(tree, tmp_path):
+    (tmp_path / "s.csv").write_bytes(b'\xef\xbb\xbfclass,split\r\n"ant",train\r\n\r\nbee , test\r\n\r\n')
+    assert listing(tree / "train", splits=tmp_path / "s.csv").splits == {"file": {"train": ["ant"], "test": ["bee"]}}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
+def test_names_that_are_not_utf8_are_refused(tree):
+    (tree / "train" / "b\udcff").mkdir()
+    with pytest.raises(ReaderError, match=r"the name 'b.udcff' in .* is not UTF-8; rename it"):
+        listing(tree)
+
+
+def test_corrupt_members_of_every_compression_are_named(tmp_path):
+    noise = np.random.Generator(np.random.PCG64(1)).bytes(4000)
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        path = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(path, "w", method) as archive:
+            archive.writestr("ant/1.png", noise)
+        raw = bytearray(path.read_bytes())
+        raw[60:3000] = bytes(2940)
+        path.write_bytes(raw)
+        with pytest.raises(ReaderError, match=r"cannot read ant/1.png in "):
+            listing(path)
+
+
 def test_a_picture_outside_any_class_is_named(tree):
     shutil.copy(tree / "train" / "ant" / "images" / "0.png", tree / "train" / "lost.png")
     with pytest.raises(ReaderError, match=r"picture lost.png .* is in no class folder"):
@@ -225,6 +381,12 @@ def test_shares_that_are_none_are_refused(text):
     ("name", "text", "words"),
     [
         ("s.json", "{", "s.json is not JSON: .*line 1"),
+        ("s.json", "[" * 100_000, "s.json is not JSON"),
+        ("s.json", "{}", "s.json names no split"),
+        ("s.json", '{"train": ["ant"], "train": ["bee"]}', "has the name 'train' twice"),
+        ("s.json", '{"a+b": ["ant"]}', r"'a\+b' cannot be a split's name"),
+        ("s.csv", "class,split\nant,\n", "line 2 has an empty cell; give class and split"),
+        ("s.csv", 'class,split\n"' + "x" * 140_000 + '",train\n', "line 2: field larger than"),
         ("s.json", "[1]", "s.json is not a JSON object"),
         ("s.json", '{"train": "ant"}', "'train' is not a list of class names"),
         ("s.csv", "name,part\n", "line 1 must be the header class,split"),
@@ -245,7 +407,17 @@ def test_drawn_splits_are_disjoint_cover_all_and_do_not_depend_on_order(num, see
     drawn = drawn_splits(classes, parts, seed)
     assert sorted(name for members in drawn.values() for name in members) == sorted(classes)
     assert drawn == drawn_splits(classes[::-1], parts, seed)
-    assert len(drawn["train"]) == int(parts[0] * num + 1e-6)
+    assert len(drawn["train"]) == num * cut // 100
+
+
+def test_a_share_of_zero_gets_no_class_although_the_sum_is_a_little_less_than_1():
+    drawn = drawn_splits([f"class{i}" for i in range(50)], (0.5, 0.4999995, 0.0), 0)
+    assert {split: len(members) for split, members in drawn.items()} == {"train": 25, "val": 25}
+
+
+def test_the_seed_changes_the_draw():
+    classes = [f"class{i}" for i in range(50)]
+    assert drawn_splits(classes, (0.5, 0.0, 0.5), 0) != drawn_splits(classes, (0.5, 0.0, 0.5), 1)
 
 
 def test_a_share_without_a_class_is_refused():
@@ -256,7 +428,8 @@ def test_a_share_without_a_class_is_refused():
 def test_tiny_imagenet_is_understood():
     listed = listing(real_data.tiny_imagenet())
     assert {split: len(c) for split, c in listed.splits["tree"].items()} == {"train": 64, "val": 16, "test": 20}
-    assert len(listed.samples) == 15000
+    counts = collections.Counter(s.class_name for s in listed.samples)
+    assert (len(counts), set(counts.values())) == (100, {150})
     assert listed.fields["image"].shape == (3, 64, 64)
     assert listed.samples[-1].load()["image"].std() > 10
 

@@ -96,6 +96,16 @@ def test_a_missing_set_is_named(tmp_path):
         omniglot.make(tmp_path / "nowhere", omniglot.Options()).listing()
     with pytest.raises(ReaderError, match=r"holds neither images_background.zip nor a folder"):
         omniglot.make(tmp_path, omniglot.Options()).listing()
+    with pytest.raises(ReaderError, match="reader 'omniglot' needs a source"):
+        omniglot.make(None, omniglot.Options())
+
+
+def test_a_missing_second_set_is_named(tmp_path, monkeypatch):
+    miniature(tmp_path, "images_background", ["Greek"])
+    monkeypatch.setattr(omniglot, "CHARACTERS", {"images_background": 1, "images_evaluation": 1})
+    monkeypatch.setattr(omniglot, "DRAWINGS", 2)
+    with pytest.raises(ReaderError, match=r"holds neither images_evaluation.zip nor a folder"):
+        omniglot.make(tmp_path, omniglot.Options()).listing()
 
 
 def test_an_incomplete_set_is_refused(tmp_path):
@@ -116,6 +126,21 @@ def test_the_extracted_tree_is_read_like_the_zip(tmp_path):
     assert {c: [p for _, p in d] for c, d in in_zip.items()} == {c: [p for _, p in d] for c, d in extracted.items()}
     (tree, path), *_ = extracted["Greek/character01"]
     assert tree.read(path) == in_zip["Greek/character01"][0][0].read(path)
+
+
+def test_some_alphabets_extracted_are_read_like_the_official_zip(tmp_path):
+    source = real_data.omniglot() / "images_background.zip"
+    some = ("images_background/Greek/", "images_background/Tagalog/")
+    with zipfile.ZipFile(source) as archive:
+        archive.extractall(tmp_path, [name for name in archive.namelist() if name.startswith(some)])
+    extracted = omniglot.characters(open_tree(tmp_path / "images_background"))
+    in_zip = omniglot.characters(open_tree(source).below("images_background"))
+    in_zip = {name: drawings for name, drawings in in_zip.items() if name.startswith(("Greek/", "Tagalog/"))}
+    assert len(extracted) == 24 + 17
+    for name, drawings in in_zip.items():
+        assert [path for _, path in drawings] == [path for _, path in extracted[name]]
+        (one, path), (two, _) = drawings[0], extracted[name][0]
+        assert one.read(path) == two.read(path)
 
 
 def test_sizes_beyond_the_drawings_are_refused():

@@ -10,12 +10,13 @@
 from __future__ import annotations
 
 import io
-import warnings
+import struct
+import zlib
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from episodes.errors import ReaderError
 
@@ -23,6 +24,11 @@ Mode = Literal["rgb", "grey"]
 Fit = Literal["crop", "squash", "pad"]
 CHANNELS: dict[str, int] = {"rgb": 3, "grey": 1}
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif"}
+# What Pillow's decoders raise on bad bytes, by their sources; OSError is only the commonest.
+_BROKEN = (
+    *(OSError, EOFError, ValueError, TypeError, SyntaxError, IndexError, KeyError, OverflowError, MemoryError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
 def decode(data: bytes, name: str, *, mode: Mode, size: int | None, fit: Fit) -> NDArray[np.uint8]:
@@ -39,16 +45,14 @@ def decode(data: bytes, name: str, *, mode: Mode, size: int | None, fit: Fit) ->
         ReaderError: not an image, truncated, corrupt or of a kind not supported.
     """
     try:
-        with warnings.catch_warnings():
-            # A palette's transparency given as bytes is handled below; a huge image is an error, not a warning.
-            warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-                flat = _flat(ImageOps.exif_transpose(image), mode)
-    except Exception as error:  # Pillow's decoders raise what they like on bad bytes: OSError, SyntaxError, struct.error
+        # Warnings are not filtered here: filters belong to the process, and threads that set them leave them changed.
+        with Image.open(io.BytesIO(data)) as image:
+            _check_pixels(image)
+            image.load()
+            flat = _flat(ImageOps.exif_transpose(image), mode)
+    except _BROKEN as error:
         raise ReaderError(
-            f"cannot decode image {name}: {error} (replace the file, or leave such samples out with --skip-broken)"
+            f"cannot decode image {name}: {_reason(error)} (replace the file, or leave such samples out with --skip-broken)"
         ) from error
     if size is not None:
         flat = resize(flat, size, fit)
@@ -66,8 +70,8 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         with Image.open(io.BytesIO(data)) as image:
             turned = image.getexif().get(0x0112, 1) >= 5  # orientations 5..8 swap the axes
             width, height = image.size
-    except Exception as error:  # as in decode
-        raise ReaderError(f"cannot decode image {name}: {error}") from error
+    except _BROKEN as error:
+        raise ReaderError(f"cannot decode image {name}: {_reason(error)} (replace the file)") from error
     return (width, height) if turned else (height, width)
 
 
@@ -80,6 +84,17 @@ def resize(image: Image.Image, size: int, fit: Fit) -> Image.Image:
     if fit == "crop":
         return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
     return ImageOps.pad(image, (size, size), Image.Resampling.BILINEAR, color="white")
+
+
+def _check_pixels(image: Image.Image) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(f"{image.width} x {image.height} pixels are more than the {limit} that are safe to decode")
+
+
+def _reason(error: Exception) -> str:
+    # Pillow's own words for this one name a buffer in memory.
+    return "it is no image of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _flat(image: Image.Image, mode: Mode) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -24,12 +25,14 @@ def read_splits(path: Path) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for name, split in _pairs(path, "class", "split"):
             found.setdefault(split, []).append(name)
-        return found
-    table = _object(path)
-    for split, names in table.items():
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise ReaderError(f"{path}: '{split}' is not a list of class names")
-    return table  # type: ignore[return-value]  # just checked
+    else:
+        found = {split: _names(path, split, names) for split, names in _object(path).items()}
+    if not found:
+        raise ReaderError(f"{path} names no split; give it one, such as train")
+    for split in found:
+        if not split or "/" in split or "+" in split:  # a split is asked for as list/one+other
+            raise ReaderError(f"{path}: '{split}' cannot be a split's name; use one without / and +, such as train")
+    return found
 
 
 def read_groups(path: Path) -> dict[str, str]:
@@ -41,7 +44,7 @@ def read_groups(path: Path) -> dict[str, str]:
     pairs = _pairs(path, "class", "group") if path.suffix.lower() == ".csv" else list(_object(path).items())
     found: dict[str, str] = {}
     for name, group in pairs:
-        if not isinstance(group, str):
+        if not isinstance(group, str) or not group:
             raise ReaderError(f"{path}: the group of class '{name}' is {group!r}, not a name")
         if found.setdefault(name, group) != group:
             raise ReaderError(f"{path}: class '{name}' is in group '{found[name]}' and in '{group}'")
@@ -70,7 +73,9 @@ def drawn_splits(names: Sequence[str], parts: tuple[float, float, float], seed: 
         ConfigError: a share above 0 that gets no class.
     """
     order = sorted(names, key=lambda name: (hashlib.blake2b(f"{seed}/{name}".encode(), digest_size=8).digest(), name))
-    cuts = [0, *(math.floor(sum(parts[: i + 1]) * len(order) + 1e-6) for i in range(2)), len(order)]
+    # Divided by their sum, which may miss 1 a little: a last share of 0 gets no class through rounding.
+    ends = [sum(parts[: i + 1]) / sum(parts) for i in range(2)]
+    cuts = [0, *(math.floor(end * len(order) + 1e-9) for end in ends), len(order)]
     found = {split: sorted(order[cuts[i] : cuts[i + 1]]) for i, split in enumerate(PARTS)}
     for split, share in zip(PARTS, parts, strict=True):
         if share > 0 and not found[split]:
@@ -87,19 +92,41 @@ def _text(path: Path) -> str:
 
 def _object(path: Path) -> dict[str, object]:
     try:
-        table = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+        table = json.loads(_text(path), object_pairs_hook=lambda pairs: _unique(path, pairs))
+    except (ValueError, RecursionError) as error:  # ValueError: JSONDecodeError, and numbers too long to convert
         raise ReaderError(f"{path} is not JSON: {error}") from error
     if not isinstance(table, dict):
         raise ReaderError(f"{path} is not a JSON object")
     return table
 
 
+def _unique(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
+    table = dict(pairs)
+    if len(table) < len(pairs):  # JSON allows it and all but the last would be lost
+        names = [name for name, _ in pairs]
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ReaderError(f"{path} has the name '{twice}' twice in one object; write it once")
+    return table
+
+
+def _names(path: Path, split: str, names: object) -> list[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ReaderError(f"{path}: '{split}' is not a list of class names")
+    return names
+
+
 def _pairs(path: Path, first: str, second: str) -> list[tuple[str, str]]:
-    rows = list(csv.reader(_text(path).splitlines()))
-    if not rows or [cell.strip() for cell in rows[0]] != [first, second]:
+    lines = csv.reader(io.StringIO(_text(path), newline=""))
+    try:
+        # Blank lines are left out; a quoted cell may span lines, so a row's number is that of its last line.
+        rows = [(lines.line_num, [cell.strip() for cell in row]) for row in lines if row]
+    except csv.Error as error:
+        raise ReaderError(f"{path}: line {lines.line_num}: {error}") from error
+    if not rows or rows[0][1] != [first, second]:
         raise ReaderError(f"{path}: line 1 must be the header {first},{second}")
-    for number, row in enumerate(rows[1:], 2):
+    for number, row in rows[1:]:
         if len(row) != 2:
             raise ReaderError(f"{path}: line {number} has {len(row)} columns, not 2")
-    return [(row[0].strip(), row[1].strip()) for row in rows[1:]]
+        if not all(row):
+            raise ReaderError(f"{path}: line {number} has an empty cell; give {first} and {second}")
+    return [(row[0], row[1]) for _, row in rows[1:]]

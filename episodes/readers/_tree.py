@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import zipfile
 import zlib
@@ -59,6 +60,8 @@ def _folder(source: Path) -> Tree:
         here = PurePosixPath(Path(root).relative_to(source).as_posix())
         folders += [here / name for name in names]
         files += [here / leaf for leaf in leaves if _kept(leaf)]
+        for name in (*names, *leaves):
+            _check_name(name, root)
 
     def read(path: PurePosixPath) -> bytes:
         try:
@@ -73,7 +76,7 @@ def _zip(source: Path) -> Tree:
     try:
         # Left open for the life of the tree: ZipFile locks around its shared position and inflates outside the lock.
         archive = zipfile.ZipFile(source)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise ReaderError(f"cannot read zip {source}: {error}") from error
     files: dict[PurePosixPath, zipfile.ZipInfo] = {}
     folders: set[PurePosixPath] = set()
@@ -89,7 +92,7 @@ def _zip(source: Path) -> Tree:
     def read(path: PurePosixPath) -> bytes:
         try:
             return archive.read(files[path])
-        except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise ReaderError(f"cannot read {path} in {source}: {error}") from error
 
     return Tree(source, tuple(sorted(files)), tuple(sorted(folders)), read)
@@ -97,6 +100,13 @@ def _zip(source: Path) -> Tree:
 
 def _kept(name: str) -> bool:
     return not name.startswith(".") and name not in _NOISE
+
+
+def _check_name(name: str, root: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ReaderError(f"the name {name!a} in {root!a} is not UTF-8; rename it") from error
 
 
 def _raise(error: OSError) -> None:

@@ -2,7 +2,8 @@
 
 Everything below a class folder belongs to the class; the key is the path within it. If every top-level folder is named
 like a split (train; val, valid, validation; test) they are splits, else they are classes. A single wrapping folder is
-looked through. JPEG, PNG, WebP, BMP and GIF files are samples; other files and hidden ones are left alone.
+looked through, whatever lies beside it. JPEG, PNG, WebP, BMP and GIF files are samples; other and hidden files are left
+alone.
 
 Pictures become 8-bit RGB or grey: see the reader's documentation for palettes, transparency, CMYK, 16 bits and rotation.
 With ``--size`` they are resized by Pillow's antialiased bilinear filter, without it all must have one size.
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +51,9 @@ class Options:
     def __post_init__(self) -> None:
         if self.size is not None and not 1 <= self.size <= 4096:
             raise ConfigError(f"size: expected 1..4096, got {self.size}")
+        for name, value, known in (("mode", self.mode, get_args(Mode)), ("fit", self.fit, get_args(Fit))):
+            if value not in known:
+                raise ConfigError(f"{name}: expected {' or '.join(known)}, got '{value}'")
         if self.draw_splits is not None:
             shares(self.draw_splits)
             if self.splits is not None:
@@ -97,7 +102,8 @@ class FolderReader:
         o = self.options
         if tree:
             if o.splits or o.draw_splits:
-                raise ConfigError(f"splits: the folders of {self.source} are splits already; leave the option out")
+                given = "splits" if o.splits else "draw_splits"
+                raise ConfigError(f"{given}: the folders of {self.source} are splits already; leave the option out")
             return {"tree": tree}
         if o.splits:
             return {"file": read_splits(o.splits)}
@@ -113,9 +119,10 @@ def make(source: Path | None, options: Options) -> FolderReader:
 
 def _unwrapped(tree: Tree) -> Tree:
     """The tree below a single top-level folder that holds folders of folders, else the tree itself."""
-    tops = {path.parts[0] for path in (*tree.files, *tree.folders)}
-    deep = all(len(path.parts) > 2 for path in tree.files if path.suffix.lower() in SUFFIXES)
-    if len(tops) == 1 and tree.files and deep and (top := tops.pop()).lower() not in SPLIT_NAMES:
+    tops = {path.parts[0] for path in tree.folders}
+    pictures = [path for path in tree.files if path.suffix.lower() in SUFFIXES]
+    deep = all(len(path.parts) > 2 for path in pictures)
+    if len(tops) == 1 and pictures and deep and (top := tops.pop()).lower() not in SPLIT_NAMES:
         return tree.below(top)
     return tree
 
