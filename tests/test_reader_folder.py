@@ -141,10 +141,50 @@ def test_pictures_too_large_to_decode_safely_are_named(monkeypatch):
         decode(encoded(Image.fromarray(QUARTERS), "png"), "big.png", mode="rgb", size=8, fit="crop")
 
 
-def test_pictures_of_32_bits_are_refused():
-    data = encoded(Image.fromarray(np.zeros((4, 4), np.int32)).convert("I"), "tiff")
-    with pytest.raises(ReaderError, match="32 bits a pixel"):
-        decode(data, "wide", mode="grey", size=None, fit="crop")
+@pytest.mark.parametrize("format_", ["tiff", "eps", "ppm"])
+def test_other_formats_are_refused_whatever_the_files_name(format_):
+    data = encoded(Image.new("RGB", (4, 4)), format_)
+    with pytest.raises(ReaderError, match=r"cannot decode image a.jpg: it is no image of a known format"):
+        decode(data, "a.jpg", mode="rgb", size=None, fit="crop")
+
+
+def test_sixteen_bit_transparency_is_laid_over_white():
+    data = encoded(Image.fromarray(np.array([[0, 40000]], np.uint16)), "png", transparency=40000)
+    assert decode(data, "p", mode="grey", size=None, fit="crop").tolist() == [[[0, 255]]]
+
+
+# Blocks as cameras and old programs left them in ImageNet; Pillow warns of each but the third, and a warning fails a test.
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"II*\0\x08\0\0\0\x05\0\x0e\x01\x02\0\x27\0\0\0\0\0\xff\xff",
+        b"MM\0*\0\0\0\x08\0\x01\x01\x0f\0\x02\0\x27\0\0\0\0\xff\xff",
+        b"garbage",
+        b"II*\0\xff\xff\xff\x7f",
+    ],
+)
+def test_damaged_exif_neither_warns_nor_loses_the_picture(block):
+    data = encoded(Image.fromarray(QUARTERS), "jpeg", exif=b"Exif\0\0" + block)
+    assert np.array_equal(rgb(data), rgb(encoded(Image.fromarray(QUARTERS), "jpeg")))
+    assert image_size(data, "p") == (16, 16)
+
+
+def test_metadata_does_not_change_the_pixels_of_a_jpeg():
+    for image in (
+        Image.fromarray(QUARTERS),
+        Image.fromarray(QUARTERS).convert("CMYK"),
+        Image.fromarray(QUARTERS).convert("L"),
+    ):
+        data = encoded(image, "jpeg", icc_profile=b"x" * 70_000, comment=b"about", exif=b"Exif\0\0MM")
+        with Image.open(io.BytesIO(data)) as plain:
+            assert np.array_equal(rgb(data), np.asarray(plain.convert("RGB")))
+
+
+def test_warnings_turned_into_errors_are_named(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # Pillow warns from here, and refuses from twice as many
+    for read in (image_size, lambda data, name: decode(data, name, mode="rgb", size=8, fit="crop")):
+        with pytest.raises(ReaderError, match="cannot decode image big.png: Image size"):
+            read(encoded(Image.fromarray(QUARTERS), "png"), "big.png")
 
 
 def test_what_is_no_picture_is_said_without_inner_words():
@@ -254,6 +294,96 @@ def test_what_cannot_be_understood_is_refused_by_name(tree, tmp_path):
     shutil.copytree(tree / "train" / "ant", tree / "Validation" / "ant")
     with pytest.raises(ReaderError, match="class 'ant' is in split folder 'Validation' and in 'train'"):
         listing(tree)
+
+
+@pytest.mark.parametrize(
+    ("beside", "words"),
+    [
+        ("unlabeled", "folder Validation .* like a split, but unlabeled beside"),
+        ("Test", "split folder Test .* has no class folders"),
+    ],
+)
+def test_splits_beside_what_is_none_are_refused(tree, beside, words):
+    (tree / beside).mkdir()
+    if beside == "unlabeled":
+        shutil.copy(tree / "train" / "ant" / "images" / "0.png", tree / beside)
+    with pytest.raises(ReaderError, match=words):
+        listing(tree)
+
+
+def test_a_class_may_be_called_train(tmp_path):
+    for name in ("train", "ship"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(encoded(Image.new("RGB", (8, 8)), "png"))
+    assert names(listing(tmp_path)) == [("ship", "0.png"), ("train", "0.png")]
+
+
+def test_wrapping_folders_inside_each_other_are_looked_through(tree):
+    outer = tree.parent / "outer" / "inner"
+    outer.mkdir(parents=True)
+    tree.rename(outer / "pictures")
+    assert listing(tree.parent).splits == {"tree": {"train": ["ant", "bee"], "val": ["cat", "dog"]}}
+
+
+def test_a_source_without_pictures_says_what_to_give(tmp_path):
+    with pytest.raises(ReaderError, match=r"has no pictures in class folders; read are \.bmp"):
+        listing(tmp_path)
+    (tmp_path / "images.zip").write_bytes(b"")
+    with pytest.raises(ReaderError, match="give the zip itself, .*images.zip"):
+        listing(tmp_path)
+
+
+def test_linked_folders_are_read_and_links_back_are_not(tree, tmp_path):
+    expected = names(listing(tree))
+    linked = tmp_path / "linked"
+    (linked / "Validation").mkdir(parents=True)
+    (linked / "train").symlink_to(tree / "train")
+    for name in ("cat", "dog"):
+        (linked / "Validation" / name).symlink_to(tree / "Validation" / name)
+    assert names(listing(linked)) == expected
+    for way in (linked / "Validation" / "back", tree / "train" / "ant" / "back", tree / "train" / "bee" / "up"):
+        way.symlink_to(tmp_path if way.name == "up" else linked)
+    assert names(listing(linked)) == expected
+
+
+def test_links_to_each_other_end(tmp_path):
+    for one, two in (("ant", "bee"), ("bee", "ant")):
+        (tmp_path / one).mkdir()
+        (tmp_path / one / "0.png").write_bytes(encoded(Image.new("RGB", (8, 8)), "png"))
+        (tmp_path / one / "to").symlink_to(tmp_path / two)
+    assert names(listing(tmp_path)) == [("ant", "0.png"), ("ant", "to/0.png"), ("bee", "0.png"), ("bee", "to/0.png")]
+
+
+def zipped(path, *members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for member in members:
+            archive.writestr(member, encoded(Image.new("RGB", (8, 8)), "png"))
+    return path
+
+
+def test_zips_of_other_systems_are_read(tmp_path):
+    for number, form in enumerate(("{}\\1.png", "/{}/1.png", "./{}/1.png")):
+        path = zipped(tmp_path / f"{number}.zip", form.format("ant"), form.format("bee"), "__MACOSX/._ant")
+        assert names(listing(path)) == [("ant", "1.png"), ("bee", "1.png")]
+    with pytest.raises(ReaderError, match=r"has a member outside itself, \.\./ant/1.png"):
+        listing(zipped(tmp_path / "out.zip", "../ant/1.png"))
+
+
+def test_members_with_a_broken_header_are_named(tmp_path):
+    path = zipped(tmp_path / "z.zip", "ant/é.png")
+    raw = bytearray(path.read_bytes())
+    raw[raw.index("é".encode())] = 0xFF  # in the member's own header, not in the list of members
+    path.write_bytes(raw)
+    with pytest.raises(ReaderError, match="cannot read ant/é.png in .*z.zip"):
+        listing(path)
+
+
+def test_a_broken_first_picture_leaves_the_size_to_the_next(tree):
+    (tree / "Validation" / "cat" / "images" / "0.png").write_bytes(b"no picture")
+    listed = listing(tree)
+    assert listed.fields["image"].shape == (3, 8, 8)
+    with pytest.raises(ReaderError, match="cannot decode image .*cat/images/0.png"):
+        next(s for s in listed.samples if (s.class_name, s.key) == ("cat", "images/0.png")).load()
 
 
 def test_a_reader_without_a_source_says_what_it_needs():

@@ -1,6 +1,8 @@
 """Omniglot is read whole, inverted and resized as the reference figures expect, and split as published."""
 
+import collections
 import io
+import itertools
 import zipfile
 
 import numpy as np
@@ -115,6 +117,54 @@ def test_an_incomplete_set_is_refused(tmp_path):
     found = {f"Greek/character{c:02d}": [1, 2] for c in range(1, 965)}
     with pytest.raises(ReaderError, match="character 'Greek/character01' .* has 2 drawings; the official set has 20"):
         omniglot.check_complete(found, "images_background", tmp_path)
+
+
+def test_a_missing_character_is_named(tmp_path):
+    found = {f"Greek/character{c:02d}": range(20) for c in range(1, 25) if c != 7}
+    with pytest.raises(ReaderError, match="has 23 characters; the official set has 964, Greek/character07 among them"):
+        omniglot.check_complete(found, "images_background", tmp_path)
+
+
+def whole(path, sizes):
+    """A zip in the official layout with every character of `sizes`, alphabet -> characters, 2 drawings each."""
+    image = io.BytesIO()
+    Image.new("1", (105, 105), 1).save(image, format="png")
+    with zipfile.ZipFile(path, "w") as archive:
+        for alphabet, count in sizes.items():
+            for c, drawer in itertools.product(range(1, count + 1), (1, 2)):
+                archive.writestr(f"{path.stem}/{alphabet}/character{c:02d}/0001_{drawer:02d}.png", image.getvalue())
+
+
+def test_splits_of_the_official_layout_are_the_published_ones_also_without_the_official_data(tmp_path, monkeypatch):
+    # Lake's background alphabets, and the rest by the list of all characters that is shipped.
+    background = {
+        *("Alphabet_of_the_Magi", "Anglo-Saxon_Futhorc", "Arcadian", "Armenian", "Asomtavruli_(Georgian)", "Balinese"),
+        *("Bengali", "Blackfoot_(Canadian_Aboriginal_Syllabics)", "Braille", "Burmese_(Myanmar)", "Cyrillic"),
+        *("Early_Aramaic", "Futurama", "Grantha", "Greek", "Gujarati", "Hebrew", "Japanese_(hiragana)"),
+        *("Inuktitut_(Canadian_Aboriginal_Syllabics)", "Japanese_(katakana)", "Korean", "Latin", "Malay_(Jawi_-_Arabic)"),
+        *("Mkhedruli_(Georgian)", "N_Ko", "Ojibwe_(Canadian_Aboriginal_Syllabics)", "Sanskrit", "Syriac_(Estrangelo)"),
+        *("Tagalog", "Tifinagh"),
+    }
+    sizes = collections.Counter(map(omniglot.alphabet, set().union(*omniglot._vinyals().values())))
+    whole(tmp_path / "images_background.zip", {a: n for a, n in sizes.items() if a in background})
+    whole(tmp_path / "images_evaluation.zip", {a: n for a, n in sizes.items() if a not in background})
+    monkeypatch.setattr(omniglot, "DRAWINGS", 2)
+    splits = omniglot.make(tmp_path, omniglot.Options()).listing().splits
+    assert [[len(names) for names in parts.values()] for parts in splits.values()] == [
+        [1028, 172, 423],
+        [883, 81, 659],
+        [883, 81, 659],
+    ]
+    assert list(splits) == ["vinyals", "lake", "meta-dataset"]
+
+
+def test_a_zip_unpacked_into_a_folder_of_its_own_name_is_understood(tmp_path):
+    miniature(tmp_path, "images_background", ["Greek"])
+    expected = omniglot.characters(omniglot._open_set(tmp_path, "images_background"))
+    with zipfile.ZipFile(tmp_path / "images_background.zip") as archive:
+        archive.extractall(tmp_path / "images_background")
+    nested = omniglot.characters(omniglot._open_set(tmp_path, "images_background"))
+    assert [path for _, path in nested["Greek/character01"]] == [path for _, path in expected["Greek/character01"]]
 
 
 def test_the_extracted_tree_is_read_like_the_zip(tmp_path):

@@ -1,4 +1,4 @@
-"""A read-only tree of files: a folder, or a zip read in place."""
+"""A read-only tree of files: a folder, or a zip read in place. Links are followed, except back to a folder on the way."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def open_tree(source: Path) -> Tree:
 
 def _folder(source: Path) -> Tree:
     files, folders = [], []
-    for root, names, leaves in os.walk(source, onerror=_raise):
-        names[:] = sorted(name for name in names if _kept(name))
+    for root, names, leaves in os.walk(source, onerror=_raise, followlinks=True):
+        names[:] = sorted(name for name in names if _kept(name) and not _loops(source, Path(root, name)))
         here = PurePosixPath(Path(root).relative_to(source).as_posix())
         folders += [here / name for name in names]
         files += [here / leaf for leaf in leaves if _kept(leaf)]
@@ -81,10 +81,14 @@ def _zip(source: Path) -> Tree:
     files: dict[PurePosixPath, zipfile.ZipInfo] = {}
     folders: set[PurePosixPath] = set()
     for member in archive.infolist():
-        path = PurePosixPath(member.filename)
-        if all(_kept(part) for part in path.parts):
+        # Some Windows programs write their own separator, and a name may begin with the root.
+        named = member.filename.replace("\\", "/")
+        path = PurePosixPath(named.lstrip("/"))
+        if ".." in path.parts:
+            raise ReaderError(f"zip {source} has a member outside itself, {member.filename}; pack it again without '..'")
+        if path.parts and all(_kept(part) for part in path.parts):
             folders.update(parent for parent in path.parents if parent.parts)
-            if member.is_dir():
+            if named.endswith("/"):
                 folders.add(path)
             else:
                 files[path] = member
@@ -92,7 +96,7 @@ def _zip(source: Path) -> Tree:
     def read(path: PurePosixPath) -> bytes:
         try:
             return archive.read(files[path])
-        except (OSError, EOFError, RuntimeError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise ReaderError(f"cannot read {path} in {source}: {error}") from error
 
     return Tree(source, tuple(sorted(files)), tuple(sorted(folders)), read)
@@ -100,6 +104,15 @@ def _zip(source: Path) -> Tree:
 
 def _kept(name: str) -> bool:
     return not name.startswith(".") and name not in _NOISE
+
+
+def _loops(source: Path, folder: Path) -> bool:
+    """Whether `folder` is a link to something that holds the way to it from `source`."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    way = [p for p in folder.parents if p == source or p.is_relative_to(source)]
+    return any(p.resolve().is_relative_to(target) for p in way)
 
 
 def _check_name(name: str, root: str) -> None:

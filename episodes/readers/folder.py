@@ -1,9 +1,9 @@
 """Folder: any tree ``class/image`` or ``split/class/image`` of pictures, or a zip of one.
 
 Everything below a class folder belongs to the class; the key is the path within it. If every top-level folder is named
-like a split (train; val, valid, validation; test) they are splits, else they are classes. A single wrapping folder is
-looked through, whatever lies beside it. JPEG, PNG, WebP, BMP and GIF files are samples; other and hidden files are left
-alone.
+like a split (train; val, valid, validation; test) they are splits, else they are classes; splits beside classes are
+refused. A wrapping folder, or several inside each other, is looked through, whatever files lie beside it. JPEG, PNG, WebP,
+BMP and GIF files are samples; other and hidden files are left alone.
 
 Pictures become 8-bit RGB or grey: see the reader's documentation for palettes, transparency, CMYK, 16 bits and rotation.
 With ``--size`` they are resized by Pillow's antialiased bilinear filter, without it all must have one size.
@@ -16,7 +16,7 @@ order that hashes ``--split-seed`` and the name. ``--groups FILE`` (JSON ``{"cat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -34,6 +34,7 @@ from episodes.readers._tree import Tree, open_tree
 SOURCE: str | None = "folder or zip of pictures, class/image or split/class/image"
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_KINDS = ", ".join(sorted(SUFFIXES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,25 +79,35 @@ class FolderReader:
         """
         tree = _unwrapped(open_tree(self.source))
         splits = _by_tree(tree)
-        samples, spec = [], None
-        for path in tree.files:
-            if path.suffix.lower() in SUFFIXES:
-                place = path.parts[1:] if splits else path.parts
-                if len(place) < 2:
-                    raise ReaderError(f"picture {path} in {self.source} is in no class folder; move it into one")
-                spec = spec or self._spec(tree, path)
-                key = "/".join(place[1:])
-                samples.append(RawSample(place[0], key, partial(_load, tree, path, spec, self.options)))
+        pictures = _pictures(tree)
+        if not pictures:
+            zips = [path for path in tree.files if path.suffix.lower() == ".zip"]
+            mend = f"give the zip itself, {self.source / zips[0]}" if zips else f"read are {_KINDS}"
+            raise ReaderError(f"{self.source} has no pictures in class folders; {mend}")
+        samples, spec = [], self._spec(tree, pictures)
+        for path in pictures:
+            place = path.parts[1:] if splits else path.parts
+            if len(place) < 2:
+                raise ReaderError(f"picture {path} in {self.source} is in no class folder; move it into one")
+            key = "/".join(place[1:])
+            samples.append(RawSample(place[0], key, partial(_load, tree, path, spec, self.options)))
         _check_empty(tree, {sample.class_name for sample in samples}, bool(splits))
         names = sorted({sample.class_name for sample in samples})
         groups = read_groups(self.options.groups) if self.options.groups else {}
-        fields = {"image": spec} if spec else {}
-        return Listing(fields=fields, samples=samples, groups=groups, splits=self._splits(splits, names))
+        return Listing(fields={"image": spec}, samples=samples, groups=groups, splits=self._splits(splits, names))
 
-    def _spec(self, tree: Tree, path: PurePosixPath) -> FieldSpec:
-        size = self.options.size
-        height, width = (size, size) if size else image_size(tree.read(path), str(path))
-        return FieldSpec("uint8", (CHANNELS[self.options.mode], height, width))
+    def _spec(self, tree: Tree, pictures: Sequence[PurePosixPath]) -> FieldSpec:
+        channels, size = CHANNELS[self.options.mode], self.options.size
+        if size:
+            return FieldSpec("uint8", (channels, size, size))
+        broken = None
+        for path in pictures:
+            try:
+                return FieldSpec("uint8", (channels, *image_size(tree.read(path), str(path))))
+            except ReaderError as error:  # noqa: PERF203 - raised again when it is decoded, where it may be skipped
+                broken = broken or error
+        assert broken is not None
+        raise broken
 
     def _splits(self, tree: Mapping[str, list[str]], names: list[str]) -> dict[str, Mapping[str, list[str]]]:
         o = self.options
@@ -118,20 +129,35 @@ def make(source: Path | None, options: Options) -> FolderReader:
 
 
 def _unwrapped(tree: Tree) -> Tree:
-    """The tree below a single top-level folder that holds folders of folders, else the tree itself."""
+    """The tree below every single top-level folder that holds folders of folders."""
     tops = {path.parts[0] for path in tree.folders}
-    pictures = [path for path in tree.files if path.suffix.lower() in SUFFIXES]
+    pictures = _pictures(tree)
     deep = all(len(path.parts) > 2 for path in pictures)
     if len(tops) == 1 and pictures and deep and (top := tops.pop()).lower() not in SPLIT_NAMES:
-        return tree.below(top)
+        return _unwrapped(tree.below(top))
     return tree
+
+
+def _pictures(tree: Tree) -> list[PurePosixPath]:
+    return [path for path in tree.files if path.suffix.lower() in SUFFIXES]
 
 
 def _by_tree(tree: Tree) -> dict[str, list[str]]:
     """split -> classes if every top-level folder is a split, else nothing."""
     tops = {path.parts[0] for path in (*(f for f in tree.files if len(f.parts) > 1), *tree.folders)}
-    if not tops or not all(top.lower() in SPLIT_NAMES for top in tops):
+    named = {top for top in tops if top.lower() in SPLIT_NAMES}
+    if named != tops:
+        # A class may be called train; a folder of folders called so is a split, and would swallow all its classes.
+        filled = {path.parts[0] for path in _pictures(tree) if len(path.parts) == 2}
+        if hollow := sorted(named - filled):
+            raise ReaderError(
+                f"folder {hollow[0]} in {tree.source} is named like a split, but {min(tops - named)} beside it is not; "
+                "keep only train, val and test there, or only classes"
+            )
+    if not named or named != tops:
         return {}
+    if bare := sorted(named - {path.parts[0] for path in tree.folders if len(path.parts) > 1}):
+        raise ReaderError(f"split folder {bare[0]} in {tree.source} has no class folders; fill it or remove it")
     found: dict[str, set[str]] = {}
     home: dict[str, str] = {}
     for folder in tree.folders:
@@ -147,8 +173,7 @@ def _check_empty(tree: Tree, filled: set[str], split: bool) -> None:
     depth = 2 if split else 1
     for folder in tree.folders:
         if len(folder.parts) == depth and folder.parts[-1] not in filled:
-            kinds = ", ".join(sorted(SUFFIXES))
-            raise ReaderError(f"class folder {folder} in {tree.source} has no pictures ({kinds}); fill it or remove it")
+            raise ReaderError(f"class folder {folder} in {tree.source} has no pictures ({_KINDS}); fill it or remove it")
 
 
 def _load(tree: Tree, path: PurePosixPath, spec: FieldSpec, options: Options) -> Mapping[str, NDArray[np.uint8]]:

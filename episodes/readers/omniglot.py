@@ -112,8 +112,11 @@ def characters(tree: Tree) -> dict[str, list[tuple[Tree, PurePosixPath]]]:
 def check_complete(found: Mapping[str, Sequence[object]], name: str, source: Path) -> None:
     """Raise `ReaderError` unless the set `name` has every character and drawing it was published with."""
     if len(found) != CHARACTERS[name]:
+        begun = {alphabet(c) for c in found}
+        missing = min((c for c in set().union(*_vinyals().values()) - set(found) if alphabet(c) in begun), default=None)
         raise ReaderError(
-            f"{name} in {source} has {len(found)} characters; the official set has {CHARACTERS[name]} (get the zip again)"
+            f"{name} in {source} has {len(found)} characters; the official set has {CHARACTERS[name]}"
+            f"{f', {missing} among them' if missing else ''} (get the zip again)"
         )
     for character, drawings in found.items():
         if len(drawings) != DRAWINGS:
@@ -126,8 +129,7 @@ def check_complete(found: Mapping[str, Sequence[object]], name: str, source: Pat
 def split_lists(background: Sequence[str], evaluation: Sequence[str]) -> dict[str, dict[str, list[str]]]:
     """The published split lists over the classes of the two sets; see the module's docstring."""
     classes = [*background, *evaluation]
-    published = json.loads(resources.files("episodes.readers").joinpath("omniglot_vinyals.json").read_text("utf-8"))
-    vinyals = {split: [c for c in classes if _listed(c, published[split])] for split in ("train", "val", "test")}
+    vinyals = {split: [c for c in classes if c in members] for split, members in _vinyals().items()}
     sizes: dict[str, int] = {}
     for c in background:
         sizes[alphabet(c)] = sizes.get(alphabet(c), 0) + 1
@@ -140,19 +142,23 @@ def split_lists(background: Sequence[str], evaluation: Sequence[str]) -> dict[st
     return {"vinyals": vinyals, "lake": lake, "meta-dataset": lake}
 
 
-def _listed(character: str, ranges: Mapping[str, tuple[int, int]]) -> bool:
-    name, _, number = character.partition("/character")
-    first, last = ranges.get(name, (1, 0))
-    return first <= int(number) <= last
+def _vinyals() -> dict[str, set[str]]:
+    """split -> its classes, of the file beside this module; together they are all 1,623."""
+    table = json.loads(resources.files("episodes.readers").joinpath("omniglot_vinyals.json").read_text("utf-8"))
+    return {
+        split: {f"{a}/character{n:02d}" for a, (first, last) in table[split].items() for n in range(first, last + 1)}
+        for split in ("train", "val", "test")
+    }
 
 
 def _open_set(source: Path, name: str) -> Tree:
     if not source.is_dir():
         raise ReaderError(f"source {source} is not a folder; give the one that holds {name}.zip")
-    if (source / name).is_dir():
-        return open_tree(source / name)
-    if (source / f"{name}.zip").exists():
-        return open_tree(source / f"{name}.zip").below(name)
+    for place in (source / name, source / f"{name}.zip"):
+        if place.exists():
+            tree = open_tree(place)
+            # The zip's own top folder; also in a folder, where a program unpacked into one named like the zip.
+            return tree.below(name) if PurePosixPath(name) in tree.folders else tree
     raise ReaderError(f"{source} holds neither {name}.zip nor a folder {name}; both official sets are needed")
 
 
