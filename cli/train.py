@@ -12,10 +12,12 @@ import click
 from cli._options import EPISODE, PluginGroup, from_dataclass, given, paragraphs
 from cli._progress import bar
 from episodes import plugins
-from episodes.errors import ConfigError, EpisodesError
+from episodes.errors import ConfigError, EpisodesError, SpecError
 
 if TYPE_CHECKING:
     from cli.recipe import Recipe
+    from episodes.protocols import SampleStore
+    from episodes.stream.series import SampledEpisodes
     from learners.report import Report
 
 FLAGS = (
@@ -153,6 +155,7 @@ def train(recipe: Recipe, store: Path, output: Path, *, resume: bool = False, ov
     training, validation = recipe.episode.series(opened), recipe.validate.series(opened)
     for table in (recipe.episode, recipe.validate, *recipe.evaluate):
         learner.require(table.spec())
+    _check_unseen(recipe, opened, training)
     if overwrite and output.exists():
         shutil.rmtree(output)
     _make_run(output, recipe, store)
@@ -164,6 +167,21 @@ def train(recipe: Recipe, store: Path, output: Path, *, resume: bool = False, ov
     trainer = Trainer(learner, recipe.method, recipe.train, output)
     with bar("train", "steps") as progress:
         return trainer.fit(Stream(training), validate, resume=resume, progress=progress)
+
+
+def _check_unseen(recipe: Recipe, store: SampleStore, training: SampledEpisodes) -> None:
+    """Refuse to train on a class that the recipe's evaluation calls unseen."""
+    for table in recipe.evaluate:
+        try:
+            tested = store.split(table.split)
+        except SpecError:
+            continue  # a store without that split can be trained on; `evaluate` will name what is missing
+        shared = set(tested.names) & set(training.classes.names)
+        if shared:
+            raise SpecError(
+                f"class '{min(shared)}' is in training split '{training.classes.split}' and in test split "
+                f"'{tested.split}' ({len(shared)} such classes); train on another split"
+            )
 
 
 def _make_run(output: Path, recipe: Recipe, store: Path) -> None:

@@ -7,6 +7,7 @@ twice, all together and one by one; unless the method is declared transductive t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from learners.protocol import MetaLearner
 # Rounding differs with the number of rows in a matrix product; a leak through batch statistics is larger by thousands.
 TOLERANCE = 1e-3
 EPISODES = 5
-QUERIES = 20  # checked per episode, evenly spaced
+QUERIES = 20  # checked per episode at most, evenly spaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +56,13 @@ def _check(learner: MetaLearner, episode: Episode[Tensor]) -> tuple[float, int]:
     together = predict(episode.query.fields)
     spread = float(together.max() - together.min()) or 1.0
     num = together.shape[1]
-    chosen = range(0, num, max(1, num // QUERIES))
+    chosen = range(0, num, -(-num // QUERIES))
+    if not torch.isfinite(together).all():
+        return math.inf, len(chosen)  # a comparison with NaN would pass
     largest = 0.0
     for q in chosen:
         alone = predict({name: values[:, q : q + 1] for name, values in episode.query.fields.items()})
+        if not torch.isfinite(alone).all():
+            return math.inf, len(chosen)
         largest = max(largest, float((alone[:, 0] - together[:, q]).abs().max()))
     return largest / spread, len(chosen)

@@ -147,6 +147,7 @@ def test_a_run_is_resumed_only_with_its_own_settings(trained, glyphs_store):
         (("train", "protonet", "STORE", "-o", "new", "--distance", "manhattan"), "'manhattan' is not one of"),
         (("train", "protonet", "STORE", "-o", "new", "--recipe", "protonet-glyph"), "did you mean 'protonet-glyphs'"),
         (("train", "protonet", "STORE", "-o", "new", "--resume"), "no run at new to resume"),
+        (("train", "protonet", "STORE", "-o", "new", "--split", "test"), "and in test split 'glyphs/test'"),
         (("evaluate", "nowhere"), "nowhere is not a run directory"),
     ],
 )

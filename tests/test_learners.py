@@ -157,6 +157,14 @@ def test_the_audit_finds_batch_statistics_over_queries():
     assert audit(leaky, [to_torch(series[0])]).passed, "a declared transductive method may"
 
 
+def test_the_audit_fails_logits_that_are_not_finite():
+    model = learner()
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    model.eval()
+    assert not audit(model, [to_torch(episodes.sample(WORLD, "test", SPEC)[0])]).passed
+
+
 CONFIG = TrainConfig(steps=12, validate_every=4, checkpoint_every=3, lr=0.01, accelerator="cpu")
 
 

@@ -23,7 +23,7 @@ from episodes.store.table import ClassTable
 class MappedStore:
     """A store folder, opened for reading. Opening takes milliseconds and reads no sample.
 
-    Reading through the HDF5 library costs 10 to 100 times a copy from the mapped file (docs/performance.md), so the
+    Reading through the HDF5 library costs 10 to 100 times a copy from the mapped file, so the
     library is not used: the manifest knows where each column begins. Safe for any number of threads.
 
     Raises:
