@@ -44,6 +44,8 @@ class RawSample:
     """Unique within its class; decides the sample's place among its class's rows."""
     load: Callable[[], Arrays]
     """Decode: field name -> array. Called once, from any thread. Raises `ReaderError` naming the file."""
+    size: int = 0
+    """Bytes of the raw sample where that is cheap to tell; a resumed ingest is refused if it has changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -145,6 +146,20 @@ def test_resume_refuses_another_source(tmp_path, store):
         ingest(TellingReader([9, 9]), tmp_path / "b.store", shard_bytes=SMALL, resume=True)
     with pytest.raises(StoreError, match="made from another source"):
         ingest(TellingReader([9, 9]), store, shard_bytes=SMALL, resume=True)
+
+
+def test_resume_refuses_split_lists_in_another_order(tmp_path):
+    """The first list is the default, so their order decides what `train` means."""
+
+    class Reordered(TellingReader):
+        def listing(self):
+            one = super().listing()
+            lists = {**one.splits, "again": one.splits["halves"]}
+            return replace(one, splits=dict(reversed(lists.items())) if self.broken else lists)
+
+    ingest(Reordered([9, 9]), tmp_path / "c.store")
+    with pytest.raises(StoreError, match="made from another source"):
+        ingest(Reordered([9, 9], broken=((7, 7),)), tmp_path / "c.store", resume=True)
 
 
 def test_resume_of_a_finished_store_changes_nothing(store):

@@ -11,7 +11,7 @@ ONLY = {  # module -> the files, or folders, that may import it
     "llvmlite": ("episodes/rng.py", "episodes/store/_gather.py"),
     "h5py": ("episodes/store/writer.py",),
     "PIL": ("episodes/readers/", "episodes/picture.py"),
-    "concurrent": ("episodes/ingest.py",),
+    "concurrent": ("episodes/ingest/",),
     "torch": ("episodes/adapters/pytorch.py", "learners/", "cli/train.py"),
     "lightning_fabric": ("learners/trainer.py",),
     "matplotlib": ("learners/page.py",),

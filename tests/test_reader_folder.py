@@ -17,7 +17,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from episodes.errors import ConfigError, ReaderError, SpecError
+from episodes.errors import ConfigError, ReaderError, SpecError, StoreError
 from episodes.ingest import ingest
 from episodes.readers import folder
 from episodes.readers._images import decode, image_size
@@ -466,6 +466,20 @@ def test_csv_files_may_quote_and_have_blank_lines_and_other_line_ends(tree, tmp_
     assert listing(tree / "train", splits=tmp_path / "s.csv").splits == {"file": {"train": ["ant"], "test": ["bee"]}}
 
 
+def test_files_of_splits_and_folders_of_splits_share_their_names(tree, tmp_path):
+    (tmp_path / "s.json").write_text('{"Train": ["ant"], "validation": ["bee"]}')
+    assert listing(tree / "train", splits=tmp_path / "s.json").splits == {"file": {"train": ["ant"], "val": ["bee"]}}
+
+
+def test_resume_notices_a_picture_of_another_length(tree, tmp_path):
+    options = folder.Options()
+    ingest(folder.make(tree, options), tmp_path / "s.store", options=options)
+    picture = tree / "train" / "ant" / "images" / "0.png"
+    picture.write_bytes(picture.read_bytes() + b" ")
+    with pytest.raises(StoreError, match="made from another source"):
+        ingest(folder.make(tree, options), tmp_path / "s.store", options=options, resume=True)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")
 def test_names_that_are_not_utf8_are_refused(tree):
     (tree / "train" / "b\udcff").mkdir()
@@ -514,6 +528,7 @@ def test_shares_that_are_none_are_refused(text):
         ("s.json", "[" * 100_000, "s.json is not JSON"),
         ("s.json", "{}", "s.json names no split"),
         ("s.json", '{"train": ["ant"], "train": ["bee"]}', "has the name 'train' twice"),
+        ("s.json", '{"val": ["ant"], "Validation": ["bee"]}', "names split 'val' twice, once as 'Validation'"),
         ("s.json", '{"a+b": ["ant"]}', r"'a\+b' cannot be a split's name"),
         ("s.csv", "class,split\nant,\n", "line 2 has an empty cell; give class and split"),
         ("s.csv", 'class,split\n"' + "x" * 140_000 + '",train\n', "line 2: field larger than"),

@@ -13,25 +13,33 @@ from pathlib import Path
 from episodes.errors import ConfigError, ReaderError
 
 PARTS = ("train", "val", "test")
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
 def read_splits(path: Path) -> dict[str, list[str]]:
     """split -> classes of a JSON object ``{"train": ["cat", ...]}`` or of a CSV with the header ``class,split``.
 
+    Names that folders of splits may have mean the same here: Train is ``train``, validation is ``val``.
+
     Raises:
         ReaderError: unreadable, or of another form; the place is named.
     """
     if path.suffix.lower() == ".csv":
-        found: dict[str, list[str]] = {}
+        written: dict[str, list[str]] = {}
         for name, split in _pairs(path, "class", "split"):
-            found.setdefault(split, []).append(name)
+            written.setdefault(split, []).append(name)
     else:
-        found = {split: _names(path, split, names) for split, names in _object(path).items()}
-    if not found:
+        written = {split: _names(path, split, names) for split, names in _object(path).items()}
+    if not written:
         raise ReaderError(f"{path} names no split; give it one, such as train")
-    for split in found:
+    found: dict[str, list[str]] = {}
+    for split, names in written.items():
         if not split or "/" in split or "+" in split:  # a split is asked for as list/one+other
             raise ReaderError(f"{path}: '{split}' cannot be a split's name; use one without / and +, such as train")
+        known = SPLIT_NAMES.get(split.lower(), split)
+        if known in found:
+            raise ReaderError(f"{path} names split '{known}' twice, once as '{split}'; write it once")
+        found[known] = names
     return found
 
 

@@ -26,6 +26,8 @@ class Tree:
     """Sorted, empty ones included."""
     read: Callable[[PurePosixPath], bytes]
     """Bytes of a file. Raises `ReaderError` naming it."""
+    size: Callable[[PurePosixPath], int]
+    """How many bytes a file has, without reading it; 0 where that cannot be told (`read` will say why)."""
 
     def below(self, folder: str) -> Tree:
         """The tree at a top-level folder of this one."""
@@ -35,6 +37,7 @@ class Tree:
             files=tuple(f.relative_to(root) for f in self.files if f.is_relative_to(root) and f != root),
             folders=tuple(f.relative_to(root) for f in self.folders if f.is_relative_to(root) and f != root),
             read=lambda path: self.read(root / path),
+            size=lambda path: self.size(root / path),
         )
 
 
@@ -69,7 +72,13 @@ def _folder(source: Path) -> Tree:
         except OSError as error:
             raise ReaderError(f"cannot read {source / path}: {error.strerror}") from error
 
-    return Tree(source, tuple(sorted(files)), tuple(sorted(folders)), read)
+    def size(path: PurePosixPath) -> int:
+        try:
+            return (source / path).stat().st_size
+        except OSError:
+            return 0
+
+    return Tree(source, tuple(sorted(files)), tuple(sorted(folders)), read, size)
 
 
 def _zip(source: Path) -> Tree:
@@ -99,7 +108,7 @@ def _zip(source: Path) -> Tree:
         except (OSError, EOFError, RuntimeError, ValueError, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
             raise ReaderError(f"cannot read {path} in {source}: {error}") from error
 
-    return Tree(source, tuple(sorted(files)), tuple(sorted(folders)), read)
+    return Tree(source, tuple(sorted(files)), tuple(sorted(folders)), read, lambda path: files[path].file_size)
 
 
 def _kept(name: str) -> bool:

@@ -28,12 +28,11 @@ from numpy.typing import NDArray
 from episodes.errors import ConfigError, ReaderError
 from episodes.protocols import FieldSpec, Listing, RawSample
 from episodes.readers._images import CHANNELS, SUFFIXES, Fit, Mode, decode, image_size
-from episodes.readers._splits import drawn_splits, read_groups, read_splits, shares
+from episodes.readers._splits import SPLIT_NAMES, drawn_splits, read_groups, read_splits, shares
 from episodes.readers._tree import Tree, open_tree
 
 SOURCE: str | None = "folder or zip of pictures, class/image or split/class/image"
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 _KINDS = ", ".join(sorted(SUFFIXES))
 
 
@@ -90,7 +89,7 @@ class FolderReader:
             if len(place) < 2:
                 raise ReaderError(f"picture {path} in {self.source} is in no class folder; move it into one")
             key = "/".join(place[1:])
-            samples.append(RawSample(place[0], key, partial(_load, tree, path, spec, self.options)))
+            samples.append(RawSample(place[0], key, partial(_load, tree, path, spec, self.options), tree.size(path)))
         _check_empty(tree, {sample.class_name for sample in samples}, bool(splits))
         names = sorted({sample.class_name for sample in samples})
         groups = read_groups(self.options.groups) if self.options.groups else {}

@@ -75,7 +75,7 @@ class OmniglotReader:
             members[name] = sorted(found)
             for character, drawings in found.items():
                 samples += [
-                    RawSample(character, path.stem, partial(_load, tree, path, self.options.size))
+                    RawSample(character, path.stem, partial(_load, tree, path, self.options.size), tree.size(path))
                     for tree, path in drawings
                 ]
         shape = (1, self.options.size, self.options.size)

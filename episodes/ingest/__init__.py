@@ -13,17 +13,16 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from episodes.errors import ReaderError, StoreError
-from episodes.protocols import Arrays, FieldSpec, Listing, RawSample, Reader
+from episodes.ingest._decode import fill
+from episodes.ingest._work import Work, count_classes
+from episodes.protocols import Reader
 from episodes.store.manifest import (
     CLASSES,
     DIGEST,
@@ -40,7 +39,6 @@ from episodes.store.writer import write_shard, write_whole
 
 SHARD_BYTES: Final = 16 << 20  # at most some seconds of decoding are lost to a kill, and a shard fits in memory easily
 _WORK = "work.json"
-_BLOCK = 16  # samples a decoding thread takes at a time
 
 
 def ingest(
@@ -78,7 +76,7 @@ def ingest(
         raise StoreError(f"{out} exists; give --overwrite to replace it, or another path")
     if out.exists() and not (out / MANIFEST).is_file():
         raise StoreError(f"{out} exists and is not a store; it is not replaced (choose another path)")
-    work = _Work.plan(reader, reader.listing(), options, shard_bytes, skip_broken)
+    work = Work.plan(reader, reader.listing(), options, shard_bytes, skip_broken)
     if resume and not overwrite and out.exists():
         finished = Manifest.from_json((out / MANIFEST).read_bytes(), str(out / MANIFEST))
         if finished.source == work.source:
@@ -95,59 +93,6 @@ def ingest(
     manifest = _finish(partial, work, done)
     _swap_in(partial, out)
     return manifest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Work:
-    """An ingest as decided before anything is decoded."""
-
-    samples: Sequence[RawSample]  # in row order
-    listing: Listing
-    columns: Mapping[str, FieldSpec]
-    rows_per_shard: int
-    skip_broken: bool
-    reader: Mapping[str, Any]
-    source: str
-
-    @classmethod
-    def plan(cls, reader: Reader, listing: Listing, options: Any, shard_bytes: int, skip_broken: bool) -> _Work:
-        if not listing.samples:
-            raise ReaderError(f"reader '{reader.name}' found no samples in the source")
-        ordered = sorted(listing.samples, key=lambda s: (s.class_name, _key_hash(s.key), s.key))
-        for one, two in itertools.pairwise(ordered):
-            if (one.class_name, one.key) == (two.class_name, two.key):
-                raise StoreError(f"class '{one.class_name}' has two samples with the key '{one.key}'; keys must differ")
-        # Everything that can be refused before decoding is refused here: splits, groups, empty classes.
-        ClassTable.build(_count(ordered), listing.groups, listing.splits)
-        key_bytes = max(len(sample.key.encode()) for sample in ordered)
-        columns = {
-            **dict(sorted(listing.fields.items())),
-            KEY: FieldSpec(f"S{key_bytes}", ()),
-            DIGEST: FieldSpec("uint8", (DIGEST_BYTES,)),
-        }
-        row_bytes = sum(spec.row_bytes for spec in columns.values())
-        rows_per_shard = max(1, shard_bytes // row_bytes)
-        about = {"name": reader.name, "version": reader.version, "options": _plain(options)}
-        decisive = {
-            "reader": about,
-            "columns": {name: asdict(spec) for name, spec in columns.items()},
-            "rows_per_shard": rows_per_shard,
-            "skip_broken": skip_broken,
-            "groups": dict(listing.groups),
-            "splits": {one: {k: list(v) for k, v in parts.items()} for one, parts in listing.splits.items()},
-        }
-        digest = hashlib.sha256(canonical(decisive))
-        for sample in ordered:
-            digest.update(f"{sample.class_name}\x1f{sample.key}\x1e".encode())
-        return cls(
-            samples=ordered,
-            listing=listing,
-            columns=columns,
-            rows_per_shard=rows_per_shard,
-            skip_broken=skip_broken,
-            reader=about,
-            source=digest.hexdigest(),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,26 +118,7 @@ class _Done:
         )
 
 
-def _key_hash(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=8).digest()
-
-
-def _count(samples: Sequence[RawSample]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for sample in samples:
-        counts[sample.class_name] = counts.get(sample.class_name, 0) + 1
-    return counts
-
-
-def _plain(options: Any) -> dict[str, Any]:
-    """Options as JSON values; of a path only the name, for the place of a file must not change the store's bytes."""
-    if not is_dataclass(options):
-        return {}
-    values = {f.name: getattr(options, f.name) for f in fields(options)}
-    return {name: value.name if isinstance(value, Path) else value for name, value in values.items()}
-
-
-def _open_partial(partial: Path, work: _Work, *, overwrite: bool, resume: bool) -> None:
+def _open_partial(partial: Path, work: Work, *, overwrite: bool, resume: bool) -> None:
     note = canonical({"source": work.source})
     if partial.exists() and overwrite:
         shutil.rmtree(partial)
@@ -231,93 +157,24 @@ def _name(number: int) -> str:
 
 
 def _write_shards(
-    partial: Path, work: _Work, done: Sequence[_Done], pool: ThreadPoolExecutor, progress: Callable[[int, int], None]
+    partial: Path, work: Work, done: Sequence[_Done], pool: ThreadPoolExecutor, progress: Callable[[int, int], None]
 ) -> Iterator[_Done]:
     consumed, total = done[-1].consumed if done else 0, len(work.samples)
     for number in itertools.count(len(done)):
         if consumed >= total:
             return
-        columns, skipped, consumed = _fill(work, consumed, pool, progress)
+        columns, skipped, consumed = fill(work, consumed, pool, progress)
         shard = write_shard(partial / f"{_name(number)}.h5", columns) if len(columns[KEY]) else None
         one = _Done(shard=shard, consumed=consumed, skipped=tuple(skipped))
         write_whole(partial / f"{_name(number)}.json", one.to_json())
         yield one
 
 
-def _fill(
-    work: _Work, start: int, pool: ThreadPoolExecutor, progress: Callable[[int, int], None]
-) -> tuple[dict[str, NDArray[Any]], list[Skipped], int]:
-    """Decode samples from `start` on until a shard is full: its columns, what was skipped, the next sample."""
-    total = len(work.samples)
-    room = min(work.rows_per_shard, total - start)
-    columns = {name: np.zeros((room, *spec.shape), spec.dtype) for name, spec in work.columns.items()}
-    skipped: list[Skipped] = []
-    filled, position = 0, start
-    while filled < room and position < total:
-        count = min(room - filled, total - position)
-        blocks = [(position + i, filled + i, min(_BLOCK, count - i)) for i in range(0, count, _BLOCK)]
-        good = np.ones(room, bool)
-        good[filled + count :] = False
-        for (first, _, size), broken in zip(
-            blocks, pool.map(lambda block: _decode_block(work, columns, *block), blocks), strict=True
-        ):
-            for slot, one in broken:
-                good[slot] = False
-                skipped.append(one)
-            progress(first + size, total)
-        filled = int(good.sum())
-        for values in columns.values():
-            values[:filled] = values[good]
-        position += count
-    return {name: values[:filled] for name, values in columns.items()}, skipped, position
-
-
-def _decode_block(
-    work: _Work, columns: Mapping[str, NDArray[Any]], first: int, slot: int, size: int
-) -> list[tuple[int, Skipped]]:
-    """Decode `size` samples from `first` on straight into their rows from `slot` on; the broken ones come back."""
-    broken = []
-    for i in range(size):
-        sample = work.samples[first + i]
-        try:
-            _decode(sample, work.listing.fields, columns, slot + i)
-        except ReaderError as error:
-            if not work.skip_broken:
-                raise
-            broken.append((slot + i, Skipped(class_name=sample.class_name, key=sample.key, reason=str(error))))
-    return broken
-
-
-def _decode(sample: RawSample, specs: Mapping[str, FieldSpec], columns: Mapping[str, NDArray[Any]], row: int) -> None:
-    values = sample.load()
-    _check_values(sample, specs, values)
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for name in sorted(specs):
-        columns[name][row] = values[name]
-        digest.update(columns[name][row].tobytes())
-    columns[KEY][row] = sample.key.encode()
-    columns[DIGEST][row] = np.frombuffer(digest.digest(), np.uint8)
-
-
-def _check_values(sample: RawSample, specs: Mapping[str, FieldSpec], values: Arrays) -> None:
-    where = f"sample '{sample.key}' of class '{sample.class_name}'"
-    if values.keys() != specs.keys():
-        raise ReaderError(f"{where} has fields {sorted(values)}; the reader declared {sorted(specs)}")
-    for name, spec in specs.items():
-        value = values[name]
-        if value.shape != spec.shape or value.dtype != np.dtype(spec.dtype):
-            raise ReaderError(
-                f"{where}: field '{name}' is {value.dtype} {value.shape}; the reader declared {spec.dtype} {spec.shape}"
-            )
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise ReaderError(f"{where}: field '{name}' holds NaN or infinity")
-
-
-def _finish(partial: Path, work: _Work, done: Sequence[_Done]) -> Manifest:
+def _finish(partial: Path, work: Work, done: Sequence[_Done]) -> Manifest:
     """Write classes and manifest, and remove the notes of the shards."""
     shards = tuple(one.shard for one in done if one.shard)
     skipped = tuple(s for one in done for s in one.skipped)
-    counts = _count(work.samples)
+    counts = count_classes(work.samples)
     for one in skipped:
         counts[one.class_name] -= 1
         if not counts[one.class_name]:

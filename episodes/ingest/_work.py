@@ -1,0 +1,88 @@
+"""What an ingest will write, decided and checked before anything is decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from episodes.errors import ReaderError, StoreError
+from episodes.protocols import FieldSpec, Listing, RawSample, Reader
+from episodes.store.manifest import DIGEST, DIGEST_BYTES, KEY, canonical
+from episodes.store.table import ClassTable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """An ingest as decided before anything is decoded."""
+
+    samples: Sequence[RawSample]  # in row order
+    listing: Listing
+    columns: Mapping[str, FieldSpec]
+    rows_per_shard: int
+    skip_broken: bool
+    reader: Mapping[str, Any]
+    source: str
+
+    @classmethod
+    def plan(cls, reader: Reader, listing: Listing, options: Any, shard_bytes: int, skip_broken: bool) -> Work:
+        if not listing.samples:
+            raise ReaderError(f"reader '{reader.name}' found no samples in the source")
+        ordered = sorted(listing.samples, key=lambda s: (s.class_name, _key_hash(s.key), s.key))
+        for one, two in itertools.pairwise(ordered):
+            if (one.class_name, one.key) == (two.class_name, two.key):
+                raise StoreError(f"class '{one.class_name}' has two samples with the key '{one.key}'; keys must differ")
+        # Everything that can be refused before decoding is refused here: splits, groups, empty classes.
+        ClassTable.build(count_classes(ordered), listing.groups, listing.splits)
+        key_bytes = max(len(sample.key.encode()) for sample in ordered)
+        columns = {
+            **dict(sorted(listing.fields.items())),
+            KEY: FieldSpec(f"S{key_bytes}", ()),
+            DIGEST: FieldSpec("uint8", (DIGEST_BYTES,)),
+        }
+        row_bytes = sum(spec.row_bytes for spec in columns.values())
+        rows_per_shard = max(1, shard_bytes // row_bytes)
+        about = {"name": reader.name, "version": reader.version, "options": _plain(options)}
+        decisive = {
+            "reader": about,
+            "columns": {name: asdict(spec) for name, spec in columns.items()},
+            "rows_per_shard": rows_per_shard,
+            "skip_broken": skip_broken,
+            "groups": dict(listing.groups),
+            # Lists, for their order counts: the first list is the store's default.
+            "splits": [[one, [[k, list(v)] for k, v in parts.items()]] for one, parts in listing.splits.items()],
+        }
+        digest = hashlib.sha256(canonical(decisive))
+        for sample in ordered:
+            digest.update(f"{sample.class_name}\x1f{sample.key}\x1f{sample.size}\x1e".encode())
+        return cls(
+            samples=ordered,
+            listing=listing,
+            columns=columns,
+            rows_per_shard=rows_per_shard,
+            skip_broken=skip_broken,
+            reader=about,
+            source=digest.hexdigest(),
+        )
+
+
+def _key_hash(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=8).digest()
+
+
+def count_classes(samples: Sequence[RawSample]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for sample in samples:
+        counts[sample.class_name] = counts.get(sample.class_name, 0) + 1
+    return counts
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    """Options as JSON values; of a path only the name, for the place of a file must not change the store's bytes."""
+    if not is_dataclass(options):
+        return {}
+    values = {f.name: getattr(options, f.name) for f in fields(options)}
+    return {name: value.name if isinstance(value, Path) else value for name, value in values.items()}
