@@ -75,20 +75,30 @@ class PluginGroup(click.Group):
             formatter.write_text(", ".join(self.list_commands(ctx)))
 
 
-def episode_options(command: Command) -> Command:
-    """``--split --ways --shots --queries --unlabeled --sampler --rotations --seed``."""
-    for option in reversed(EPISODE):
-        command = option(command)
-    return command
+def episode_options(*, shown: bool = True) -> Callable[[Command], Command]:
+    """``--split --ways --shots --queries --unlabeled --sampler --rotations --seed``; with their defaults if `shown`."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(episode_parameters(shown=shown)):
+            command.__click_params__ = [*getattr(command, "__click_params__", []), option]  # type: ignore[attr-defined]
+        return command
+
+    return decorate
 
 
-EPISODE = (
-    click.option("--split", help="Split: train, vinyals/test, vinyals/train+val, all, ...  [default: train]"),
-    click.option("--ways", type=int, help="Classes of an episode.  [default: 5]"),
-    click.option("--shots", type=int, help="Support rows per class.  [default: 1]"),
-    click.option("--queries", type=int, help="Query rows per class.  [default: 15]"),
-    click.option("--unlabeled", type=int, help="Rows per class without label.  [default: 0]"),
-    click.option("--sampler", help="Policy: uniform, or hierarchical (within one group).  [default: uniform]"),
-    click.option("--rotations/--no-rotations", default=None, help="Quarter turns as classes of their own."),
-    click.option("--seed", type=int, help="Seed of the episodes.  [default: 0]"),
-)
+def episode_parameters(*, shown: bool = True, seed: str = "Seed of the episodes.") -> list[click.Parameter]:
+    """The options of `episode_options`."""
+
+    def help_(text: str, default: str) -> str:
+        return f"{text}  [default: {default}]" if shown else text
+
+    return [
+        click.Option(["--split"], help=help_("Split: train, vinyals/test, vinyals/train+val, all, ...", "train")),
+        click.Option(["--ways"], type=int, help=help_("Classes of an episode.", "5")),
+        click.Option(["--shots"], type=int, help=help_("Support rows per class.", "1")),
+        click.Option(["--queries"], type=int, help=help_("Query rows per class.", "15")),
+        click.Option(["--unlabeled"], type=int, help=help_("Rows per class without label.", "0")),
+        click.Option(["--sampler"], help=help_("Policy: uniform, or hierarchical (within one group).", "uniform")),
+        click.Option(["--rotations/--no-rotations"], default=None, help="Quarter turns as classes of their own."),
+        click.Option(["--seed"], type=int, help=help_(seed, "0")),
+    ]

@@ -17,8 +17,8 @@ from episodes.errors import ConfigError, LeakageError
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--store", type=click.Path(path_type=Path), help="Another store than the run was trained on.")
-@episode_options
-@click.option("--episodes", type=int, help="Number of episodes.  [default: 600]")
+@episode_options(shown=False)
+@click.option("--episodes", type=int, help="Number of episodes.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Report to write, without suffix.  [default: RUN/report]"
@@ -29,7 +29,8 @@ def command(run: Path, store: Path | None, output: Path | None, overwrite: bool,
     """Score RUN: mean accuracy with its 95 % interval, and a leakage audit.
 
     Without episode options the settings in the run's recipe are used, and the reports written are RUN/report.json and
-    RUN/report.html. Any episode option describes one setting instead, on the test split unless --split says otherwise.
+    RUN/report.html. Any episode option describes one setting instead: the recipe's first with that option changed.
+    Classes that RUN was trained on may be scored, but the result says how many they are.
     """
     output = output or run / "report"
     tables = evaluate(run, store, output, values, overwrite=overwrite, quiet=as_json)
@@ -42,7 +43,7 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Evaluate the settings of a run, or the one that `values` describe; write and print the reports."""
     import episodes
-    from cli.recipe import TEST, EpisodeTable, read
+    from cli.recipe import DATA, TEST, EpisodeTable, read
     from episodes.config import from_table, to_table
     from learners import page, report
     from learners.trainer import make_fabric
@@ -55,8 +56,8 @@ def evaluate(
         raise ConfigError(f"run: {run} is not a run directory (it has no recipe.toml)")
     recipe = read(run / "recipe.toml")
     device = make_fabric(values.pop("device", "auto"), "32-true").device
-    store = store or Path((run / "store.txt").read_text(encoding="utf-8").strip())
-    opened = episodes.open(store)
+    trained = json.loads((run / DATA).read_text(encoding="utf-8"))
+    opened = episodes.open(store or trained["store"])
     flags = {name: value for name, value in given(values).items() if name in {f.name for f in fields(EpisodeTable)}}
     base = recipe.evaluate[0] if recipe.evaluate else TEST
     settings = [from_table(EpisodeTable, {**to_table(base), **flags})] if flags else list(recipe.evaluate)
@@ -65,7 +66,16 @@ def evaluate(
     results = []
     for series in all_series:
         with bar("evaluate", "episodes") as progress:
-            results.append(report.evaluate(learner, series, method=recipe.method, device=device, progress=progress))
+            results.append(
+                report.evaluate(
+                    learner,
+                    series,
+                    method=recipe.method,
+                    device=device,
+                    trained_on=trained["classes"],
+                    progress=progress,
+                )
+            )
         if not quiet:
             click.echo(results[-1])
     tables = [result.to_table() for result in results]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @click.argument("store", type=click.Path(path_type=Path))
-@episode_options
+@episode_options()
 @click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="Index of the first episode.")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Number of episodes.")
 def command(store: Path, start: int, count: int, **values: Any) -> None:

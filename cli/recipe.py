@@ -64,6 +64,7 @@ class EpisodeTable:
         )
 
 
+DATA = "data.json"  # of a run: what it was trained on (store, its fingerprint, split, classes)
 VALIDATION = EpisodeTable(split="val", episodes=200)
 TEST = EpisodeTable(split="test", episodes=600)
 

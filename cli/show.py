@@ -14,7 +14,7 @@ from episodes.errors import ConfigError
 
 @click.command("show")
 @click.argument("store", type=click.Path(path_type=Path))
-@episode_options
+@episode_options()
 @click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Which episode.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, .png.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")

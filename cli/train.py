@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli._options import EPISODE, PluginGroup, from_dataclass, given, paragraphs
+from cli._options import PluginGroup, episode_parameters, from_dataclass, given, paragraphs
 from cli._progress import bar
 from episodes import plugins
 from episodes.errors import ConfigError, EpisodesError, SpecError
@@ -37,14 +38,13 @@ def _command(name: str) -> click.Command:
     from learners.trainer import TrainConfig
 
     module = plugins.find(plugins.METHODS, name)
-    episode: list[click.Parameter] = list(_parameters())
     about = module.__doc__ or ""
     return click.Command(
         name,
         params=[
             click.Argument(["store"], type=click.Path(path_type=Path)),
             *FLAGS,
-            *episode,
+            *episode_parameters(seed="Seed of the episodes and of the initial weights."),
             *TEST_FLAGS,
             *from_dataclass(module.Options),
             *from_dataclass(TrainConfig, skip=frozenset({"seed"})),
@@ -53,14 +53,6 @@ def _command(name: str) -> click.Command:
         help=paragraphs(about),
         short_help=about.partition("\n")[0],
     )
-
-
-def _parameters() -> list[click.Parameter]:
-    def bare() -> None: ...
-
-    for option in EPISODE:
-        bare = option(bare)
-    return list(bare.__click_params__)  # type: ignore[attr-defined]  # set by click's decorators
 
 
 command = PluginGroup(
@@ -158,11 +150,20 @@ def train(recipe: Recipe, store: Path, output: Path, *, resume: bool = False, ov
     _check_unseen(recipe, opened, training)
     if overwrite and output.exists():
         shutil.rmtree(output)
-    _make_run(output, recipe, store)
+    if not resume:
+        about = {"store": str(store.resolve()), "fingerprint": opened.fingerprint, "split": training.classes.split}
+        _make_run(output, recipe, {**about, "classes": list(training.classes.names)})
 
     def validate(module: torch.nn.Module) -> Report:
         device = next(module.parameters()).device
-        return evaluate(module, validation, method=recipe.method, device=device, audited=1)  # type: ignore[arg-type]
+        return evaluate(
+            module,  # type: ignore[arg-type]
+            validation,
+            method=recipe.method,
+            device=device,
+            trained_on=training.classes.names,
+            audited=1,
+        )
 
     trainer = Trainer(learner, recipe.method, recipe.train, output)
     with bar("train", "steps") as progress:
@@ -184,10 +185,12 @@ def _check_unseen(recipe: Recipe, store: SampleStore, training: SampledEpisodes)
             )
 
 
-def _make_run(output: Path, recipe: Recipe, store: Path) -> None:
+def _make_run(output: Path, recipe: Recipe, data: dict[str, Any]) -> None:
+    from cli.recipe import DATA
+
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-        (output / "store.txt").write_text(f"{store.resolve()}\n", encoding="utf-8")
+        (output / DATA).write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
     except OSError as error:
         raise EpisodesError(f"cannot write run {output}: {error.strerror}") from error

@@ -17,8 +17,9 @@ Fields = Mapping[str, A]
 class EpisodePlan:
     """Which rows make episode `index`: numbers only, no data. W ways; parts are class-major (label 0's rows first).
 
-    Support, query and unlabeled rows are pairwise disjoint. Label k means the class at ``class_ids[k]``, turned by
-    ``variants[k]`` quarter turns. Use labels, never positions.
+    Rows of a label are different, within a part and between parts. Two labels share a row only where they are two turns
+    of one class (`ClassIndex.with_quarter_turns`): the drawing is the same, its turn is not. Label k means the class at
+    ``class_ids[k]``, turned by ``variants[k]`` quarter turns. Use labels, never positions.
     """
 
     index: int

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from episodes.episode import Episode
-from learners.protocol import MetaLearner
+from learners.protocol import MetaLearner, adapted
 
 # Rounding differs with the number of rows in a matrix product; a leak through batch statistics is larger by thousands.
 TOLERANCE = 1e-3
@@ -52,7 +52,7 @@ def audit(learner: MetaLearner, episodes: Iterable[Episode[Tensor]]) -> Audit:
 
 
 def _check(learner: MetaLearner, episode: Episode[Tensor]) -> tuple[float, int]:
-    predict = learner.adapt(episode.support, episode.class_ids.shape[1])
+    predict = adapted(learner, episode)
     together = predict(episode.query.fields)
     spread = float(together.max() - together.min()) or 1.0
     num = together.shape[1]

@@ -50,3 +50,9 @@ class MetaLearner(Protocol):
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Loss of one item of meta-training."""
         ...
+
+
+def adapted(learner: MetaLearner, episode: Episode[Tensor]) -> Predictor:
+    """The predictor of an episode: all of it but the queries goes to `MetaLearner.adapt`."""
+    unlabeled = None if episode.unlabeled is None else episode.unlabeled.fields
+    return learner.adapt(episode.support, episode.class_ids.shape[1], unlabeled)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
 from learners import functional
 from learners.audit import EPISODES, Audit, audit
-from learners.protocol import MetaLearner
+from learners.protocol import MetaLearner, adapted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +39,8 @@ class Report:
     fingerprint: str
     """Of the series: store, split, spec, sampler and seed."""
     store_fingerprint: str
+    seen_classes: int
+    """Classes of this split that meta-training drew from; a number on unseen classes has 0 here."""
     batch_norm: str
     transductive: bool
     audit: Audit
@@ -57,9 +59,10 @@ class Report:
     def __str__(self) -> str:
         leak = "leakage audit passed" if self.audit.passed else "LEAKAGE AUDIT FAILED"
         kind = " (transductive)" if self.transductive else ""
+        seen = f"; {self.seen_classes} CLASSES SEEN IN TRAINING" if self.seen_classes else ""
         return (
             f"{self.method}{kind} {self.setting}: {self.metric} {100 * self.mean:.2f} % ± {100 * self.interval95:.2f} "
-            f"over {self.episodes} episodes (seed {self.seed}; {leak})"
+            f"over {self.episodes} episodes (seed {self.seed}; {leak}{seen})"
         )
 
     def to_table(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ def evaluate(
     *,
     method: str,
     device: torch.device | str = "cpu",
+    trained_on: Collection[str] = (),
     audited: int = EPISODES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -94,6 +98,7 @@ def evaluate(
         series: of a stated length.
         method: name for the report.
         device: where the learner is.
+        trained_on: names of the classes that meta-training drew from; the report counts those met again here.
         audited: episodes of the leakage audit.
         progress: called with (episodes done, episodes in all).
 
@@ -110,7 +115,7 @@ def evaluate(
         with torch.no_grad():
             for i, arrays in enumerate(Stream(series)):
                 episode = to_torch(arrays, device)
-                logits = learner.adapt(episode.support, series.spec.ways)(episode.query.fields)
+                logits = adapted(learner, episode)(episode.query.fields)
                 values[i] = float(functional.accuracy(logits, episode.query.labels))
                 progress(i + 1, series.length)
         found = audit(learner, (to_torch(series[i], device) for i in range(min(audited, series.length))))
@@ -130,6 +135,7 @@ def evaluate(
         rotations=bool(series.classes.variants.any()),
         fingerprint=series.fingerprint,
         store_fingerprint=series.store.fingerprint,
+        seen_classes=len(set(series.classes.names) & set(trained_on)),
         batch_norm=learner.batch_norm,
         transductive=learner.transductive,
         audit=found,

@@ -84,7 +84,7 @@ def test_a_store_is_inspected(glyphs_store):
 
 def test_a_run_holds_what_is_needed_to_judge_it(trained):
     names = {path.name for path in trained.iterdir()}
-    assert {"recipe.toml", "metrics.jsonl", "tensorboard", "last.ckpt", "best.ckpt", "store.txt"} <= names
+    assert {"recipe.toml", "metrics.jsonl", "tensorboard", "last.ckpt", "best.ckpt", "data.json"} <= names
     assert "seed = 3" in (trained / "recipe.toml").read_text()
     kinds = [json.loads(line)["kind"] for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert kinds == ["train"] * 3 + ["val"] + ["train"] * 3 + ["val", "time"]
@@ -105,6 +105,23 @@ def test_a_run_is_evaluated_with_a_report(trained):
     again = ("evaluate", trained, "--episodes", 12, "--ways", 3, "-o", trained / "small")
     assert "small.json exists; give --overwrite" in refused(*again)
     assert json.loads(run(*again, "--overwrite", "--json").stdout)["results"][0]["mean"] == table["mean"]
+
+
+def test_classes_seen_in_training_are_counted_in_the_result(trained):
+    """A list may train on what another list tests on, as vinyals/train and lake/test do."""
+    out = trained / "seen"
+    result = run("evaluate", trained, "--episodes", 4, "--split", "train+test", "-o", out)
+    num_train = len(json.loads((trained / "data.json").read_text())["classes"])
+    assert f"; {num_train} CLASSES SEEN IN TRAINING)" in result.stdout
+    assert json.loads(out.with_suffix(".json").read_text())["results"][0]["seen_classes"] == num_train
+    assert "this is not a few-shot" in out.with_suffix(".html").read_text()
+    assert "SEEN" not in run("evaluate", trained, "--episodes", 4, "-o", out, "--overwrite").stdout
+
+
+def test_help_states_only_the_defaults_that_apply():
+    assert "[default: train]" in run("plan", "--help").stdout
+    assert "[default: train]" not in run("evaluate", "--help").stdout
+    assert "initial weights" in " ".join(run("train", "protonet", "--help").stdout.split())
 
 
 def test_a_run_is_resumed_only_with_its_own_settings(trained, glyphs_store):

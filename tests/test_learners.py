@@ -157,6 +157,20 @@ def test_the_audit_finds_batch_statistics_over_queries():
     assert audit(leaky, [to_torch(series[0])]).passed, "a declared transductive method may"
 
 
+def test_unlabeled_rows_reach_adapt_in_evaluation_and_audit():
+    class Curious(protonet.ProtoNet):
+        seen = ()
+
+        def adapt(self, support, ways, unlabeled=None):
+            self.seen = (*self.seen, unlabeled["image"].shape[1])
+            return super().adapt(support, ways, unlabeled)
+
+    curious = Curious(Conv4((1, 16, 16), 8), protonet.Options())
+    spec = replace(SPEC, unlabeled=2)
+    evaluate(curious, episodes.sample(WORLD, "test", spec, length=3), method="curious", audited=1)
+    assert curious.seen == (2 * spec.ways,) * 4
+
+
 def test_the_audit_fails_logits_that_are_not_finite():
     model = learner()
     with torch.no_grad():
