@@ -40,7 +40,7 @@ def _option(f: Any, kind: Any) -> click.Option:
 
 def given(values: Mapping[str, Any]) -> dict[str, Any]:
     """The options that were given."""
-    return {name: value for name, value in values.items() if value is not None}
+    return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
 def build(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -76,7 +76,7 @@ class PluginGroup(click.Group):
 
 
 def episode_options(*, shown: bool = True) -> Callable[[Command], Command]:
-    """``--split --ways --shots --queries --unlabeled --sampler --rotations --seed``; with their defaults if `shown`."""
+    """Every option that says which episodes; with their defaults if `shown`."""
 
     def decorate(command: Command) -> Command:
         for option in reversed(episode_parameters(shown=shown)):
@@ -86,19 +86,34 @@ def episode_options(*, shown: bool = True) -> Callable[[Command], Command]:
     return decorate
 
 
+COUNTS = {
+    "ways": ("Classes of an episode.", "5"),
+    "shots": ("Support rows per class.", "1"),
+    "queries": ("Query rows per class.", "15"),
+    "unlabeled": ("Rows per class without label.", "0"),
+    "distractors": ("Classes that appear only as rows without label.", "0"),
+    "distractor_rows": ("Unlabeled rows of each distractor class.", "as --unlabeled"),
+    "distractor_queries": ("Query rows of each distractor class (open-set).", "0"),
+}
+
+
 def episode_parameters(*, shown: bool = True, seed: str = "Seed of the episodes.") -> list[click.Parameter]:
-    """The options of `episode_options`."""
+    """The options of `episode_options`. Counts are written 5, 5..50, "{1: 0.5, 5: 0.5}", "[1, 2, 5]", all."""
+    from episodes.selection import Selection
 
-    def help_(text: str, default: str) -> str:
-        return f"{text}  [default: {default}]" if shown else text
+    def option(flag: str, text: str, default: Any, **settings: Any) -> click.Option:
+        return click.Option([flag], help=f"{text}  [default: {default}]" if shown else text, default=None, **settings)
 
+    counts = [option(f"--{n.replace('_', '-')}", text, default, metavar="COUNT") for n, (text, default) in COUNTS.items()]
+    relation = click.Choice(["any", "same", "other"])
+    chosen = from_dataclass(Selection)
     return [
-        click.Option(["--split"], help=help_("Split: train, vinyals/test, vinyals/train+val, all, ...", "train")),
-        click.Option(["--ways"], type=int, help=help_("Classes of an episode.", "5")),
-        click.Option(["--shots"], type=int, help=help_("Support rows per class.", "1")),
-        click.Option(["--queries"], type=int, help=help_("Query rows per class.", "15")),
-        click.Option(["--unlabeled"], type=int, help=help_("Rows per class without label.", "0")),
-        click.Option(["--sampler"], help=help_("Policy: uniform, or hierarchical (within one group).", "uniform")),
-        click.Option(["--rotations/--no-rotations"], default=None, help="Quarter turns as classes of their own."),
-        click.Option(["--seed"], type=int, help=help_(seed, "0")),
+        chosen[0] if shown else click.Option(["--split"], help=Selection.__dataclass_fields__["split"].metadata["help"]),
+        *counts,
+        option("--distractor-groups", "Groups that distractors come from.", "any", type=relation),
+        option("--sampler", "Policy: uniform, hierarchical, meta-dataset, ...", "uniform"),
+        click.Option(["-O", "--option", "options"], multiple=True, metavar="NAME=VALUE", help="Option of the policy."),
+        *chosen[1:],
+        option("--seed", seed, 0, type=int),
+        click.Option(["--episode", "episode_file"], type=click.Path(path_type=Path), help="TOML table of all of these."),
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +42,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Evaluate the settings of a run, or the one that `values` describe; write and print the reports."""
     import episodes
-    from cli.recipe import DATA, TEST, EpisodeTable, read
-    from episodes.config import from_table, to_table
+    from cli.recipe import DATA, TEST, episode_table, read
+    from episodes.config import to_table
     from learners import page, report
     from learners.trainer import make_fabric
 
@@ -58,9 +57,8 @@ def evaluate(
     device = make_fabric(values.pop("device", "auto"), "32-true").device
     trained = json.loads((run / DATA).read_text(encoding="utf-8"))
     opened = episodes.open(store or trained["store"])
-    flags = {name: value for name, value in given(values).items() if name in {f.name for f in fields(EpisodeTable)}}
     base = recipe.evaluate[0] if recipe.evaluate else TEST
-    settings = [from_table(EpisodeTable, {**to_table(base), **flags})] if flags else list(recipe.evaluate)
+    settings = [episode_table(values, base)] if given(values) else list(recipe.evaluate)
     learner = load(run, recipe, opened.fields).to(device)
     all_series = [setting.series(opened) for setting in settings]
     results = []

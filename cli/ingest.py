@@ -14,6 +14,7 @@ from episodes import plugins
 COMMON = (
     click.Option(["--shard-mb"], type=click.IntRange(1), default=16, show_default=True, help="Size of a shard, MiB."),
     click.Option(["--workers"], type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
+    click.Option(["--hierarchy"], type=click.Path(path_type=Path), help="Is-a pairs: parent,child or data.noun."),
     click.Option(["--skip-broken"], is_flag=True, help="Leave out what cannot be decoded; the manifest records it."),
     click.Option(["--overwrite"], is_flag=True, help="Replace STORE, or start an unfinished ingest over."),
     click.Option(["--resume"], is_flag=True, help="Go on with an unfinished ingest."),
@@ -48,15 +49,18 @@ command = PluginGroup(
 
 def run(name: str, values: dict[str, Any]) -> None:
     """Ingest with reader `name`; `values` are the command's parameters."""
+    from episodes.graph import read_is_a
     from episodes.ingest import ingest
 
     module = plugins.find(plugins.READERS, name)
     options = build(module.Options, values)
+    is_a = read_is_a(values["hierarchy"]) if values.get("hierarchy") else ()
     with bar("ingest", "samples") as progress:
         manifest = ingest(
             module.make(values.get("source"), options),
             values["store"],
             options=options,
+            is_a=is_a,
             shard_bytes=values["shard_mb"] << 20,
             workers=values["workers"],
             skip_broken=values["skip_broken"],

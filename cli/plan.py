@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli._options import episode_options, given
+from cli._options import episode_options
 
 if TYPE_CHECKING:
     from episodes.stream.series import SampledEpisodes
@@ -26,29 +26,33 @@ def command(store: Path, start: int, count: int, **values: Any) -> None:
     """
     series = sampled(store, values)
     for index in range(start, start + count):
-        click.echo(json.dumps(described(series, index), ensure_ascii=False))
+        click.echo(json.dumps(described(series, store.stem, index), ensure_ascii=False))
 
 
 def sampled(store: Path, values: dict[str, Any]) -> SampledEpisodes:
     """The series that the episode options describe."""
     import episodes
+    from cli.recipe import episode_table
 
-    chosen = {"split": "train", "ways": 5, "shots": 1, "queries": 15, "unlabeled": 0, **given(values)}
-    spec = episodes.EpisodeSpec(**{name: chosen.pop(name) for name in ("ways", "shots", "queries", "unlabeled")})
-    return episodes.sample(episodes.open(store), chosen.pop("split"), spec, **chosen)
+    return episode_table(values).series(episodes.open(store))
 
 
-def described(series: SampledEpisodes, index: int) -> dict[str, Any]:
+def described(series: SampledEpisodes, source: str, index: int) -> dict[str, Any]:
     """A plan as plain values, with class names."""
     plan = series.plan(index)
     return {
+        "source": source,
         "index": index,
         "class_names": series.class_names(index),
         "class_ids": plan.class_ids.tolist(),
         "turns": plan.variants.tolist(),
+        "shots": plan.counts(plan.support_labels),
+        "queries": plan.counts(plan.query_labels),
         "support": plan.support.tolist(),
         "support_labels": plan.support_labels.tolist(),
         "query": plan.query.tolist(),
         "query_labels": plan.query_labels.tolist(),
         "unlabeled": plan.unlabeled.tolist(),
+        "unlabeled_labels": plan.unlabeled_labels.tolist(),
+        "distractor_ids": plan.distractor_ids.tolist(),
     }

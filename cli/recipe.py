@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 import episodes
-from episodes import config
+from episodes import config, plugins
+from episodes.count import Count
 from episodes.errors import ConfigError, near
-from episodes.spec import EpisodeSpec
+from episodes.selection import Selection
+from episodes.spec import COUNTS, EpisodeSpec, Relation
 from learners.trainer import TrainConfig
 
 if sys.version_info >= (3, 11):
@@ -28,40 +30,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EpisodeTable:
-    """Which episodes: of which split, how large, by which policy."""
+class EpisodeTable(Selection):
+    """Which episodes: of which classes, how large, by which policy. A count that is not given is as the policy has it."""
 
-    split: str = "train"
-    ways: int = 5
-    shots: int = 1
-    queries: int = 15
-    unlabeled: int = 0
+    ways: Count | None = None
+    shots: Count | None = None
+    queries: Count | None = None
+    unlabeled: Count | None = None
+    distractors: Count | None = None
+    distractor_rows: Count | None = None
+    distractor_queries: Count | None = None
+    distractor_groups: Relation = "any"
     sampler: str = "uniform"
-    rotations: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the policy that differ from its defaults."""
     seed: int = 0
     episodes: int | None = None
     """Number of episodes; None: endless (training)."""
 
     def __post_init__(self) -> None:
+        Selection.__post_init__(self)
         self.spec()
         if self.episodes is not None and self.episodes < 1:
             raise ConfigError(f"episodes: expected 1 or more, got {self.episodes}")
 
     def spec(self) -> EpisodeSpec:
         """Sizes of an episode."""
-        return EpisodeSpec(ways=self.ways, shots=self.shots, queries=self.queries, unlabeled=self.unlabeled)
+        counts = {name: getattr(self, name) for name in COUNTS if getattr(self, name) is not None}
+        return EpisodeSpec(**default_counts(self.sampler) | counts, distractor_groups=self.distractor_groups)
+
+    def selection(self) -> Selection:
+        """Which classes."""
+        return Selection(**{f.name: getattr(self, f.name) for f in fields(Selection)})
 
     def series(self, store: SampleStore) -> SampledEpisodes:
         """These episodes of `store`."""
         return episodes.sample(
             store,
-            self.split,
+            self.selection(),
             self.spec(),
             sampler=self.sampler,
+            options=self.options,
             seed=self.seed,
-            rotations=self.rotations,
             length=self.episodes,
         )
+
+
+def default_counts(sampler: str) -> dict[str, Any]:
+    """Counts of an episode where none is given: 5-way 1-shot with 15 queries, unless the policy has its own."""
+    module = plugins.find(plugins.SAMPLERS, sampler)
+    return dict(getattr(module, "DEFAULT_COUNTS", {"ways": 5, "shots": 1, "queries": 15}))
 
 
 DATA = "data.json"  # of a run: what it was trained on (store, its fingerprint, split, classes)
@@ -89,22 +107,53 @@ class Recipe:
         return tomli_w.dumps(config.to_table(self))
 
 
+def episode_table(values: Mapping[str, Any], base: EpisodeTable | None = None) -> EpisodeTable:
+    """The episodes that flags describe: `base`, or the table in ``--episode FILE``, with the flags given changed.
+
+    Raises:
+        ConfigError: a wrong key or value, named by its path.
+    """
+    table = config.to_table(base) if base is not None else {}
+    if (file := values.get("episode_file")) is not None:
+        table = _toml(file)
+    known = {f.name for f in fields(EpisodeTable)} - {"options"}
+    table |= {name: value for name, value in values.items() if name in known and value is not None}
+    if given := values.get("options"):
+        table["options"] = {**table.get("options", {}), **dict(_option(text) for text in given)}
+    return config.from_table(EpisodeTable, table)
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """``max_ways=20`` as a pair; the value is read as TOML, and as text where it is none."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"option: expected NAME=VALUE, got '{text}'")
+    try:
+        return name.strip().replace("-", "_"), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip().replace("-", "_"), value.strip()
+
+
 def read(path: Path) -> Recipe:
     """The recipe in a TOML file.
 
     Raises:
         ConfigError: unreadable, no TOML, or a wrong key or value, named by its path.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
+    table = _toml(path)
     try:
         return config.from_table(Recipe, table)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read recipe {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
 
 
 def find(name: str) -> Recipe:

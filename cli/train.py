@@ -28,9 +28,9 @@ FLAGS = (
     click.Option(["--overwrite"], is_flag=True, help="Replace the run in --output."),
 )
 TEST_FLAGS = (
-    click.Option(["--test-ways"], type=int, help="Classes of a validation and test episode.  [default: 5]"),
-    click.Option(["--test-shots"], type=int, help="Their support rows per class.  [default: 1]"),
-    click.Option(["--test-queries"], type=int, help="Their query rows per class.  [default: 15]"),
+    click.Option(["--test-ways"], metavar="COUNT", help="Classes of a validation and test episode.  [default: 5]"),
+    click.Option(["--test-shots"], metavar="COUNT", help="Their support rows per class.  [default: 1]"),
+    click.Option(["--test-queries"], metavar="COUNT", help="Their query rows per class.  [default: 15]"),
 )
 
 
@@ -92,7 +92,7 @@ def resumed(output: Path, method: str, values: dict[str, Any]) -> Recipe:
 
 def resolved(method: str, values: dict[str, Any]) -> Recipe:
     """A recipe from --recipe and the flags that override it."""
-    from cli.recipe import EpisodeTable, Recipe, find
+    from cli.recipe import EpisodeTable, Recipe, episode_table, find
     from episodes.config import from_table, to_table
     from learners.trainer import TrainConfig
 
@@ -106,17 +106,14 @@ def resolved(method: str, values: dict[str, Any]) -> Recipe:
     test = {name: flags[f"test_{name}"] for name in ("ways", "shots", "queries") if f"test_{name}" in flags}
     listing = flags.get("split", "").rpartition("/")[0]  # --split vinyals/train also moves val and test to that list
 
-    def table(old: EpisodeTable, new: dict[str, Any]) -> EpisodeTable:
-        return from_table(EpisodeTable, {**to_table(old), **new})
-
     def tested(old: EpisodeTable) -> EpisodeTable:
         split = f"{listing}/{old.split.rpartition('/')[2]}" if listing else old.split
-        return table(old, {**test, "split": split})
+        return episode_table({**test, "split": split}, old)
 
     return replace(
         recipe,
         learner=to_table(from_table(options, learner, "learner")),
-        episode=table(recipe.episode, {f.name: flags[f.name] for f in fields(EpisodeTable) if f.name in flags}),
+        episode=episode_table(flags, recipe.episode),
         validate=tested(recipe.validate),
         evaluate=tuple(tested(one) for one in recipe.evaluate),
         train=from_table(

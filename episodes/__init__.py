@@ -12,16 +12,19 @@ Importing this package is cheap: what compiles or maps is imported when it is fi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episodes.classes import ClassIndex
+from episodes.count import Count
 from episodes.episode import Episode, EpisodePlan, Part
 from episodes.errors import EpisodesError
 from episodes.spec import EpisodeSpec
 
 if TYPE_CHECKING:
     from episodes.protocols import SampleStore
+    from episodes.selection import Selection
     from episodes.store.mapped import MappedStore
     from episodes.stream.series import SampledEpisodes
     from episodes.stream.stream import Stream
@@ -30,12 +33,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClassIndex",
+    "Count",
     "Episode",
     "EpisodePlan",
     "EpisodeSpec",
     "EpisodesError",
     "Part",
     "SampledEpisodes",
+    "Selection",
     "Stream",
     "open",
     "sample",
@@ -51,10 +56,11 @@ def open(path: Path | str) -> MappedStore:  # noqa: A001 - episodes.open(...), a
 
 def sample(
     store: SampleStore,
-    split: str,
+    split: str | Selection,
     spec: EpisodeSpec,
     *,
     sampler: str = "uniform",
+    options: Mapping[str, Any] | None = None,
     seed: int = 0,
     rotations: bool = False,
     length: int | None = None,
@@ -63,30 +69,29 @@ def sample(
 
     Args:
         store: an open store.
-        split: ``train``, ``val`` or ``test`` of the store's default list; ``vinyals/test``; ``vinyals/train+val``; ``all``.
+        split: ``train``, ``val`` or ``test`` of the store's default list; ``vinyals/test``; ``vinyals/train+val``; ``all``;
+            or a `Selection` for parts of classes, base + novel classes, overlap.
         spec: sizes of an episode.
         sampler: name of a policy of `episodes.sampling`.
+        options: the policy's options.
         seed: 0 to 2**64 - 1.
         rotations: count each class four times, once for each quarter turn.
-        length: number of episodes; None: endless.
+        length: number of episodes; None: as many as the policy has, endless for most.
 
     Raises:
         SpecError: unknown split, or an episode that could not be drawn.
+        ConfigError: an option that the policy does not have.
         PluginNotFound: unknown sampler.
     """
-    from episodes import plugins
+    from episodes import config, plugins
+    from episodes.selection import Selection
     from episodes.stream.series import SampledEpisodes
 
     module = plugins.find(plugins.SAMPLERS, sampler)
-    classes = store.split(split)
-    return SampledEpisodes(
-        store=store,
-        classes=classes.with_quarter_turns() if rotations else classes,
-        spec=spec,
-        sampler=module.make(module.Options()),
-        seed=seed,
-        length=length,
-    )
+    made = module.make(config.from_table(module.Options, options or {}, "options"))
+    selection = Selection(split=split, rotations=rotations) if isinstance(split, str) else split
+    classes = selection.classes(store)
+    return SampledEpisodes(store=store, classes=classes, spec=spec, sampler=made, seed=seed, length=length)
 
 
 def __getattr__(name: str) -> Any:
@@ -94,6 +99,10 @@ def __getattr__(name: str) -> Any:
         from episodes.stream.series import SampledEpisodes
 
         return SampledEpisodes
+    if name == "Selection":
+        from episodes.selection import Selection
+
+        return Selection
     if name == "Stream":
         from episodes.stream.stream import Stream
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from episodes.errors import SpecError
 
+if TYPE_CHECKING:
+    from episodes.graph import SamplingGraph
+
 Int = NDArray[np.int64]
+
+EMPTY: Int = np.empty(0, np.int64)
+NONE_SEEN: NDArray[np.bool_] = np.empty(0, np.bool_)
+
+
+def _empty() -> Int:
+    return EMPTY
+
 
 TURNS = 4  # quarter turns of a full circle: a class and its three rotated variants
 
@@ -39,9 +52,25 @@ class ClassIndex:
     """[C] names as stored; see `name` for one that tells variants apart."""
     group_names: tuple[str, ...] = ()
     """Name of group g at position g (store-wide)."""
+    order: Int = field(default_factory=_empty)
+    """Store row at each place that `starts` counts; empty: the places are the rows."""
+    front: Int = field(default_factory=_empty)
+    """[C] how many of a class's places, from its first, are its front pool: the labeled rows of a semi-supervised split,
+    the training rows of a base class. Empty: every row is."""
+    seen: NDArray[np.bool_] = field(default_factory=lambda: NONE_SEEN)
+    """[C] whether meta-training sees the class too (base + novel episodes, overlap). Empty: none."""
+    min_rows: int = 0
+    """Classes with fewer rows were left out ..."""
+    dropped: int = 0
+    """... so many."""
+    is_a: tuple[tuple[str, str], ...] = ()
+    """(parent, child) pairs of the store's hierarchy."""
+    column: Callable[[str], Int] | None = None
+    """Values of an integer field of the store, one a row (the drawer of a drawing), for policies that need it."""
 
     def __post_init__(self) -> None:
-        sizes = {len(column) for column in (self.ids, self.starts, self.counts, self.groups, self.variants, self.names)}
+        columns = (self.ids, self.starts, self.counts, self.groups, self.variants, self.names, self.front, self.seen)
+        sizes = {len(column) for column in columns[:6]} | {len(column) for column in columns[6:] if len(column)}
         assert len(sizes) == 1, f"columns of a ClassIndex differ in length: {sizes}"
 
     def __len__(self) -> int:
@@ -67,6 +96,8 @@ class ClassIndex:
             groups=self.groups[positions],
             variants=self.variants[positions],
             names=tuple(self.names[p] for p in positions),
+            front=self.front[positions] if len(self.front) else EMPTY,
+            seen=self.seen[positions] if len(self.seen) else NONE_SEEN,
         )
 
     def with_quarter_turns(self) -> ClassIndex:
@@ -81,6 +112,43 @@ class ClassIndex:
             raise SpecError(f"split '{self.split}' holds quarter turns already; turn its classes once")
         turned = self.select(np.repeat(np.arange(len(self), dtype=np.int64), TURNS))
         return replace(turned, variants=np.tile(np.arange(TURNS, dtype=np.int64), len(self)))
+
+    @property
+    def labeled(self) -> Int:
+        """[C] rows of the front pool; all rows where there is no partition."""
+        return self.front if len(self.front) else self.counts
+
+    @cached_property
+    def extents(self) -> Int:
+        """[C, 2] first row and number of rows of each class, side by side for the kernels."""
+        return np.stack([self.starts, self.counts], axis=1)
+
+    def rows(self, position: int) -> Int:
+        """Store rows of the class at `position`, front pool first."""
+        places = np.arange(self.starts[position], self.starts[position] + self.counts[position])
+        return self.order[places] if len(self.order) else places
+
+    @cached_property
+    def graph(self) -> SamplingGraph:
+        """The sampling graph over these classes, of the store's is-a pairs (sampling 3.4).
+
+        Raises:
+            SpecError: the store has no hierarchy; the classes are turned; a class stands outside or above another.
+        """
+        from episodes.graph import SamplingGraph
+
+        if not self.is_a:
+            raise SpecError("the store has no hierarchy; ingest it with --hierarchy FILE, or sample without")
+        if self.variants.any():
+            raise SpecError(f"split '{self.split}' holds quarter turns, which have no place in a hierarchy")
+        return SamplingGraph.build(self.is_a, self.names)
+
+    @cached_property
+    def bases(self) -> tuple[Int, Int]:
+        """Classes that are variants of one class, together: ``(offsets [G + 1], positions [C])``."""
+        order = np.argsort(self.ids, kind="stable").astype(np.int64)
+        first = np.unique(self.ids[order], return_index=True)[1]
+        return np.append(first, len(order)).astype(np.int64), order
 
     @cached_property
     def groups_in_use(self) -> tuple[Int, Int, Int]:

@@ -13,6 +13,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from episodes.count import Count
 from episodes.errors import ConfigError, SpecError, near
 
 T = TypeVar("T")
@@ -30,7 +31,10 @@ def from_table(kind: type[T], table: Any, path: str = "") -> T:
     for key in table:
         if key not in known:
             raise ConfigError(f"{_join(path, key)}: unknown key; {near(key, known)}")
-    values = {key: _value(hints[key], value, _join(path, key)) for key, value in table.items()}
+    try:
+        values = {key: _value(hints[key], value, _join(path, key)) for key, value in table.items()}
+    except SpecError as error:  # of a count
+        raise ConfigError(_join(path, str(error))) from error
     try:
         return kind(**values)
     except TypeError as error:
@@ -45,6 +49,8 @@ def to_table(value: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Count):
+        return value.plain()
     if is_dataclass(value):
         return to_table(value)
     if isinstance(value, (tuple, list)):
@@ -74,6 +80,9 @@ def _value(kind: Any, value: Any, path: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}: expected a table, got {value!r}")
         return dict(value)
+    if kind is Count:
+        name = path.rpartition(".")[2]
+        return Count.parse(value, name) if isinstance(value, str) else Count.of(value, name)
     if is_dataclass(kind):
         assert isinstance(kind, type)
         return value if isinstance(value, kind) else from_table(kind, value, path)

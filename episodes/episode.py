@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from episodes.classes import Int
+import numpy as np
+
+from episodes.classes import EMPTY, Int
 
 A = TypeVar("A")  # numpy.ndarray, torch.Tensor, jax.Array, ...
 
 Fields = Mapping[str, A]
 
 
+def _none() -> Int:
+    return EMPTY
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EpisodePlan:
-    """Which rows make episode `index`: numbers only, no data. W ways; parts are class-major (label 0's rows first).
+    """Which rows make episode `index`: numbers only, no data. W ways.
 
     Rows of a label are different, within a part and between parts. Two labels share a row only where they are two turns
     of one class (`ClassIndex.with_quarter_turns`): the drawing is the same, its turn is not. Label k means the class at
-    ``class_ids[k]``, turned by ``variants[k]`` quarter turns. Use labels, never positions.
+    ``class_ids[k]``, turned by ``variants[k]`` quarter turns; label -1 means a distractor class. Use labels, never
+    positions: support and query are class-major, unlabeled rows are shuffled.
     """
 
     index: int
@@ -28,15 +35,31 @@ class EpisodePlan:
     variants: Int
     """[W] quarter turns of each class."""
     support: Int
-    """[W * shots] store-wide rows."""
+    """[sum of shots] store-wide rows."""
     support_labels: Int
     query: Int
-    """[W * queries] store-wide rows."""
+    """[sum of queries] store-wide rows."""
     query_labels: Int
+    """-1: a query of a distractor class (open-set)."""
     unlabeled: Int
-    """[W * unlabeled] store-wide rows."""
+    """[sum of unlabeled] store-wide rows."""
     unlabeled_labels: Int
-    """True labels of the unlabeled rows, for scoring only."""
+    """True labels of the unlabeled rows, for scoring only; -1: a distractor."""
+    distractor_ids: Int = field(default_factory=_none)
+    """[H] store-wide numbers of the classes that appear only as rows without label."""
+    query_turns: Int | None = None
+    """Quarter turns of each query; None: those of its label."""
+    unlabeled_turns: Int | None = None
+    """Quarter turns of each unlabeled row; None: those of its label."""
+
+    @property
+    def ways(self) -> int:
+        """Number of classes."""
+        return len(self.class_ids)
+
+    def counts(self, labels: Int) -> list[int]:
+        """Rows of each label 0..W-1 among `labels`: ``plan.counts(plan.support_labels)`` are the shots."""
+        return np.bincount(labels[labels >= 0], minlength=len(self.class_ids)).tolist()  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -59,6 +59,8 @@ class Listing:
     """class name -> group name, for the classes that have one."""
     splits: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """split list -> split (``train``, ``val``, ``test``) -> class names. The first list is the store's default."""
+    is_a: Sequence[tuple[str, str]] = ()
+    """(parent, child) pairs of a hierarchy above the classes, for semantic sampling; empty where there is none."""
 
 
 class Reader(Protocol):

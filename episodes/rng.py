@@ -17,7 +17,9 @@ move the support; a change of what a key yields is a new version of its sampler.
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final
 
 import numba
@@ -33,6 +35,18 @@ from episodes.errors import SpecError
 CLASSES: Final = 1
 ROWS: Final = 2
 GROUPS: Final = 3
+WAYS: Final = 4
+COUNTS: Final = 5
+DISTRACTORS: Final = 6
+UNLABELED: Final = 7
+FRONT: Final = 8  # which rows of a class are its front pool: labeled, or for training
+TRANSFORM: Final = 9
+SOURCE: Final = 10
+META: Final = 11
+PASS: Final = 12
+OVERLAP: Final = 13
+ORACLE: Final = 14
+NEGATIVES: Final = 15
 
 UInt = NDArray[np.uint64]
 
@@ -72,17 +86,78 @@ def philox(key0, key1, block, slot, purpose, index):
 
 
 @jit
+def below(key0, key1, purpose, slot, index, n):
+    """One number below `n` (at least 1), without bias: the first that `choose` would give."""
+    span = np.uint64(n)
+    block, lane = np.uint64(0), 4
+    words = (np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0))
+    while True:
+        if lane == 4:
+            block += np.uint64(1)
+            words = philox(key0, key1, block, slot, purpose, index)
+            lane = 0
+        word = words[lane]
+        lane += 1
+        low = word * span
+        if low >= span or low >= (np.uint64(0) - span) % span:
+            return np.int64(_mul_high(word, span))
+
+
+@jit
 def choose(key0, key1, purpose, slot, index, n, scratch, out):
     """Fill `out` with ``len(out)`` different numbers below `n`, in random order; the first j do not depend on len(out).
 
-    Partial Fisher-Yates on `scratch`, which must hold 0, 1, 2, ... in its first n places and does so again on return
-    (the swaps are undone, so the cost is that of the numbers drawn, not of n). Bounded numbers by Lemire's multiply
-    and reject (2019), which has no bias.
+    Partial Fisher-Yates on `scratch`, which must hold 0, 1, 2, ... and does so again on return (the swaps are undone, so
+    the cost is that of the numbers drawn, not of n). Bounded numbers by Lemire's multiply and reject (2019), which has no
+    bias. An `n` beyond the length of `scratch` draws the same without a permutation of n numbers.
     """
-    k = len(out)
+    if n > len(scratch):
+        _choose_sparse(key0, key1, purpose, slot, index, n, out)
+        return
+    k, i = len(out), 0
+    block, rare = np.uint64(0), False
+    while i < k:  # unrolled by the four words of a block: a third of the time goes otherwise
+        block += np.uint64(1)
+        word, second, third, fourth = philox(key0, key1, block, slot, purpose, index)
+        rare |= _swap(word, n, i, scratch, out)
+        i += 1
+        if i < k:
+            rare |= _swap(second, n, i, scratch, out)
+            i += 1
+        if i < k:
+            rare |= _swap(third, n, i, scratch, out)
+            i += 1
+        if i < k:
+            rare |= _swap(fourth, n, i, scratch, out)
+            i += 1
+    for i in range(k):
+        # A place that a swap touched is some i, or its own number was the one it held when first touched, and went out.
+        scratch[i] = i
+        scratch[out[i]] = out[i]
+    if rare:  # a word may have to be passed over: once in 2**64 / n draws
+        _choose_sparse(key0, key1, purpose, slot, index, n, out)
+
+
+@jit
+def _swap(word, n, i, scratch, out):
+    """Number i of a choice; True if the word may be one that bias-free drawing rejects."""
+    span = np.uint64(n - i)
+    j = i + np.int64(_mul_high(word, span))
+    out[i] = scratch[j]
+    scratch[j] = scratch[i]  # place i is never looked at again
+    return word * span < span
+
+
+@jit
+def _choose_sparse(key0, key1, purpose, slot, index, n, out):
+    """`choose` with the swapped places in a hash table: a class of ten million rows costs what is drawn of it."""
+    size = 4
+    while size < 4 * len(out):
+        size *= 2
+    places, held = np.full(size, -1, np.int64), np.empty(size, np.int64)
     block, lane = np.uint64(0), 4
     words = (np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0))
-    for i in range(k):
+    for i in range(len(out)):
         span = np.uint64(n - i)
         while True:
             if lane == 4:
@@ -96,14 +171,37 @@ def choose(key0, key1, purpose, slot, index, n, scratch, out):
             if low >= span or low >= (np.uint64(0) - span) % span:
                 break
         j = i + np.int64(_mul_high(word, span))
-        scratch[i], scratch[j] = scratch[j], scratch[i]
-        out[i] = scratch[i]
-    for i in range(k):
-        # A place that a swap touched is some i, or its own number was the one it held when first touched, and went out.
-        scratch[i] = i
-        scratch[out[i]] = out[i]
+        at_i = _find(places, i)
+        here = held[at_i] if places[at_i] == i else i
+        at_j = _find(places, j)
+        out[i] = held[at_j] if places[at_j] == j else j
+        places[at_j], held[at_j] = j, here  # place i is never looked at again
 
 
+@jit
+def _find(places, place):
+    """Slot of `place` in an open-addressed table, or the free one where it belongs."""
+    mask = np.int64(len(places) - 1)
+    at = np.int64((np.uint64(place) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+    while places[at] != -1 and places[at] != place:
+        at = (at + 1) & mask
+    return at
+
+
+_LOCAL = threading.local()
+SCRATCH: Final = 1 << 16
+
+
+def scratch() -> NDArray[np.int64]:
+    """0, 1, 2, ... for `choose`: one array a thread, made once."""
+    try:
+        return _LOCAL.scratch  # type: ignore[no-any-return]
+    except AttributeError:
+        _LOCAL.scratch = np.arange(SCRATCH)
+        return _LOCAL.scratch  # type: ignore[no-any-return]
+
+
+@cache
 def stream_key(*parts: str | int) -> int:
     """Hash of structured names into a 64-bit key word; parts are separated, so ("ab", "c") is not ("a", "bc")."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)

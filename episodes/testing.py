@@ -6,12 +6,12 @@ Each raises AssertionError with the law that is broken.
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 
 import numpy as np
 
 from episodes.classes import ClassIndex
 from episodes.episode import EpisodePlan
+from episodes.errors import SpecError
 from episodes.protocols import EpisodeSampler, Reader
 from episodes.spec import EpisodeSpec
 from episodes.store.table import ClassTable
@@ -41,8 +41,9 @@ def check_sampler(sampler: EpisodeSampler, classes: ClassIndex, spec: EpisodeSpe
     """A sampler is pure, picklable and prefix-stable, and its plans are valid (sampling laws I1 to I4)."""
     sampler.require(classes, spec)
     copy = pickle.loads(pickle.dumps(sampler))
-    more = replace(spec, queries=spec.queries + 1)
-    roomy = bool((classes.counts >= more.rows_per_class).all())
+    table = spec.to_table()
+    more = EpisodeSpec.from_table(table | {"queries": spec.queries.low + 1}) if spec.queries.fixed else spec
+    roomy = spec.queries.fixed and _can(sampler, classes, more)
     for index in range(episodes):
         plan = sampler.plan(classes, spec, 7, index)
         check_plan(plan, classes, spec)
@@ -56,23 +57,37 @@ def check_sampler(sampler: EpisodeSampler, classes: ClassIndex, spec: EpisodeSpe
 
 
 def check_plan(plan: EpisodePlan, classes: ClassIndex, spec: EpisodeSpec) -> None:
-    """A plan has the sizes of its spec, different classes, disjoint rows, and every row in the class of its label."""
+    """A plan has sizes its spec allows, different classes, disjoint rows, and every row in the class of its label."""
     pairs = list(zip(plan.class_ids.tolist(), plan.variants.tolist(), strict=True))
-    assert len(pairs) == spec.ways == len(set(pairs)), "classes of an episode are different"
+    assert len(pairs) == len(set(pairs)), "classes of an episode are different"
+    assert not {c for c, _ in pairs} & set(plan.distractor_ids.tolist()) or classes.variants.any(), "distractors are others"
+    if spec.ways.kind in ("range", "weights"):
+        assert spec.ways.low <= len(pairs) <= spec.ways.high, "ways are as asked"
     place = {pair: i for i, pair in enumerate(zip(classes.ids.tolist(), classes.variants.tolist(), strict=True))}
+    rows_of = [set(classes.rows(place[pair]).tolist()) for pair in pairs]
+    distracting = np.flatnonzero(np.isin(classes.ids, plan.distractor_ids))
+    others = {int(row) for position in distracting for row in classes.rows(int(position))}
     used: set[tuple[int, int]] = set()
-    for rows, labels, size in (
+    for rows, labels, count in (
         (plan.support, plan.support_labels, spec.shots),
         (plan.query, plan.query_labels, spec.queries),
         (plan.unlabeled, plan.unlabeled_labels, spec.unlabeled),
     ):
-        assert np.bincount(labels, minlength=spec.ways).tolist() == [size] * spec.ways, "each class gives its rows"
+        assert len(rows) == len(labels), "a label for every row"
+        if count.kind in ("range", "weights"):
+            assert all(count.low <= n <= count.high for n in plan.counts(labels)), "each class gives its rows"
         for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
-            assert (row, label) not in used, "support, query and unlabeled rows are disjoint"
+            assert label < 0 or (row, label) not in used, "support, query and unlabeled rows are disjoint"
             used.add((row, label))
-            position = place[pairs[label]]
-            start = int(classes.starts[position])
-            assert start <= row < start + int(classes.counts[position]), "a row belongs to the class of its label"
+            assert row in (rows_of[label] if label >= 0 else others), "a row belongs to the class of its label"
+
+
+def _can(sampler: EpisodeSampler, classes: ClassIndex, spec: EpisodeSpec) -> bool:
+    try:
+        sampler.require(classes, spec)
+    except SpecError:
+        return False
+    return True
 
 
 def _same(a: EpisodePlan, b: EpisodePlan) -> bool:

@@ -33,5 +33,6 @@ def cosine_similarities(a_BQD: Tensor, b_BWD: Tensor) -> Tensor:
 
 
 def accuracy(logits_BQW: Tensor, labels_BQ: Tensor) -> Tensor:
-    """Fraction of queries whose largest logit is their label's, [B]."""
-    return (logits_BQW.argmax(-1) == labels_BQ).float().mean(-1)
+    """Fraction of queries whose largest logit is their label's, [B]; label -1 (a distractor's query) is left out."""
+    known_BQ = labels_BQ >= 0
+    return ((logits_BQW.argmax(-1) == labels_BQ) & known_BQ).sum(-1) / known_BQ.sum(-1)

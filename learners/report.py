@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 import numpy as np
@@ -67,7 +67,8 @@ class Report:
 
     def to_table(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        table = asdict(self)
+        table = {f.name: getattr(self, f.name) for f in fields(self)}
+        table |= {"spec": self.spec.to_table(), "audit": asdict(self.audit)}
         table["per_episode"] = [round(float(value), 6) for value in self.per_episode]
         table["episodes"] = self.episodes
         table["audit"]["passed"] = self.audit.passed

@@ -141,8 +141,8 @@ def test_a_run_is_resumed_only_with_its_own_settings(trained, glyphs_store):
     [
         (("plan", "STORE", "--ways", "0"), "ways=0 is too small; it must be 1 or more"),
         (("plan", "STORE", "--shots", "-1"), "shots=-1 is too small"),
-        (("plan", "STORE", "--ways", "2.5"), "'2.5' is not a valid integer"),
-        (("plan", "STORE", "--ways", "nan"), "'nan' is not a valid integer"),
+        (("plan", "STORE", "--ways", "2.5"), "ways='2.5' is not a count; write a whole number as 5"),
+        (("plan", "STORE", "--ways", "nan"), "ways='nan' is not a count"),
         (("plan", "STORE", "--ways", "9999"), "ways=9999 needs 9999 classes; split 'glyphs/train' has"),
         (("plan", "STORE", "--queries", "20"), "has 20 rows, and"),
         (("plan", "STORE", "--split", "trian"), "unknown split 'trian'; did you mean 'glyphs/train'"),

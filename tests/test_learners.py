@@ -166,9 +166,9 @@ def test_unlabeled_rows_reach_adapt_in_evaluation_and_audit():
             return super().adapt(support, ways, unlabeled)
 
     curious = Curious(Conv4((1, 16, 16), 8), protonet.Options())
-    spec = replace(SPEC, unlabeled=2)
+    spec = episodes.EpisodeSpec.from_table(SPEC.to_table() | {"unlabeled": 2})
     evaluate(curious, episodes.sample(WORLD, "test", spec, length=3), method="curious", audited=1)
-    assert curious.seen == (2 * spec.ways,) * 4
+    assert curious.seen == (2 * spec.ways.low,) * 4
 
 
 def test_the_audit_fails_logits_that_are_not_finite():

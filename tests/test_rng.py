@@ -36,6 +36,9 @@ def choose(seed: int, stream: int, purpose: int, slot: int, index: int, n: int, 
     scratch, out = np.arange(n), np.empty(k, np.int64)
     rng.choose(np.uint64(seed), np.uint64(stream), purpose, slot, np.uint64(index), n, scratch, out)
     assert np.array_equal(scratch, np.arange(n)), "the scratch is as it was"
+    sparse = np.empty(k, np.int64)
+    rng.choose(np.uint64(seed), np.uint64(stream), purpose, slot, np.uint64(index), n, np.arange(0), sparse)
+    assert np.array_equal(out, sparse), "a large n draws as a small one does"
     return out.tolist()
 
 
@@ -56,6 +59,8 @@ def test_choose_equals_its_slow_twin(seed, stream, slot, index, n, data):
     assert chosen == slow_choose(seed, stream, rng.ROWS, slot, index, n, k)
     assert len(set(chosen)) == k
     assert chosen == choose(seed, stream, rng.ROWS, slot, index, n, n)[:k], "the first k do not depend on k"
+    one = rng.below(np.uint64(seed), np.uint64(stream), rng.ROWS, slot, np.uint64(index), n)
+    assert [one] == slow_choose(seed, stream, rng.ROWS, slot, index, n, 1)
 
 
 def test_choose_is_pinned():

@@ -16,10 +16,10 @@ def test_counts_too_small_are_refused_by_name(field, value):
         EpisodeSpec(**{"ways": 5, "shots": 1, "queries": 1, field: value})
 
 
-@pytest.mark.parametrize("value", [2.5, 5.0, "5", True, float("nan"), float("inf"), None])
+@pytest.mark.parametrize("value", [2.5, 5.0, True, float("nan"), float("inf"), None, "five", "5..", "[]", "{}"])
 @pytest.mark.parametrize("field", ["ways", "shots", "queries", "unlabeled"])
 def test_counts_that_are_no_whole_numbers_are_refused_by_name(field, value):
-    with pytest.raises(SpecError, match=f"{field}=.* is not a whole number"):
+    with pytest.raises(SpecError, match=f"^{field}="):
         EpisodeSpec(**{"ways": 5, "shots": 1, "queries": 1, field: value})
 
 

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +46,7 @@ def ingest(
     out: Path,
     *,
     options: Any = None,
+    is_a: Sequence[tuple[str, str]] = (),
     shard_bytes: int = SHARD_BYTES,
     workers: int | None = None,
     skip_broken: bool = False,
@@ -59,6 +60,7 @@ def ingest(
         reader: where samples come from.
         out: folder to make.
         options: the reader's options, recorded in the manifest.
+        is_a: (parent, child) pairs of a hierarchy above the classes, where the reader has none.
         shard_bytes: size of a shard's rows; changes files, not episodes.
         workers: decoding threads; default one a core. Changes speed only.
         skip_broken: leave out samples that cannot be decoded and record them in the manifest, instead of stopping.
@@ -76,7 +78,10 @@ def ingest(
         raise StoreError(f"{out} exists; give --overwrite to replace it, or another path")
     if out.exists() and not (out / MANIFEST).is_file():
         raise StoreError(f"{out} exists and is not a store; it is not replaced (choose another path)")
-    work = Work.plan(reader, reader.listing(), options, shard_bytes, skip_broken)
+    listing = reader.listing()
+    if is_a:
+        listing = replace(listing, is_a=is_a)
+    work = Work.plan(reader, listing, options, shard_bytes, skip_broken)
     if resume and not overwrite and out.exists():
         finished = Manifest.from_json((out / MANIFEST).read_bytes(), str(out / MANIFEST))
         if finished.source == work.source:
@@ -179,7 +184,7 @@ def _finish(partial: Path, work: Work, done: Sequence[_Done]) -> Manifest:
         counts[one.class_name] -= 1
         if not counts[one.class_name]:
             raise ReaderError(f"no sample of class '{one.class_name}' could be read (the last: {one.reason})")
-    table = ClassTable.build(counts, work.listing.groups, work.listing.splits).to_json()
+    table = ClassTable.build(counts, work.listing.groups, work.listing.splits, work.listing.is_a).to_json()
     manifest = Manifest(
         fields=dict(sorted(work.listing.fields.items())),
         columns=work.columns,

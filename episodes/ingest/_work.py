@@ -36,7 +36,7 @@ class Work:
             if (one.class_name, one.key) == (two.class_name, two.key):
                 raise StoreError(f"class '{one.class_name}' has two samples with the key '{one.key}'; keys must differ")
         # Everything that can be refused before decoding is refused here: splits, groups, empty classes.
-        ClassTable.build(count_classes(ordered), listing.groups, listing.splits)
+        ClassTable.build(count_classes(ordered), listing.groups, listing.splits, listing.is_a)
         key_bytes = max(len(sample.key.encode()) for sample in ordered)
         columns = {
             **dict(sorted(listing.fields.items())),
@@ -52,6 +52,7 @@ class Work:
             "rows_per_shard": rows_per_shard,
             "skip_broken": skip_broken,
             "groups": dict(listing.groups),
+            "is_a": list(listing.is_a),
             # Lists, for their order counts: the first list is the store's default.
             "splits": [[one, [[k, list(v)] for k, v in parts.items()]] for one, parts in listing.splits.items()],
         }

@@ -6,28 +6,35 @@ without a group never appear.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from episodes.classes import ClassIndex
 from episodes.episode import EpisodePlan
-from episodes.errors import SpecError
-from episodes.rng import check_word, stream_key
-from episodes.sampling._kernels import fill_hierarchical
-from episodes.sampling._plans import room, to_plan
+from episodes.errors import ConfigError, SpecError
+from episodes.plans import PlanBlock
+from episodes.sampling import _kernels as kernel
+from episodes.sampling._engine import Pools, draw_block, draw_plan, key_of
 from episodes.spec import EpisodeSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """This policy has no options."""
+    """What may be asked of this policy."""
+
+    hold: int = field(default=1, metadata={"help": "episodes that share classes and counts, with fresh rows"})
+
+    def __post_init__(self) -> None:
+        if self.hold < 1:
+            raise ConfigError(f"hold: expected 1 or more, got {self.hold}")
 
 
 @dataclass(frozen=True, slots=True)
 class HierarchicalSampler:
     """See the module's docstring. Plans are pure functions of (classes, spec, seed, index)."""
 
+    options: Options = Options()
     name: str = "hierarchical"
     version: int = 1
 
@@ -38,36 +45,38 @@ class HierarchicalSampler:
         if not len(numbers):
             raise SpecError(f"no class of split '{classes.split}' has a group; give groups at ingest, or use uniform")
         sizes = np.diff(offsets)
-        short = np.flatnonzero(sizes < spec.ways)
+        needed = spec.ways.high if spec.ways.kind == "weights" else spec.ways.low
+        if spec.distractor_groups == "same":
+            needed += spec.distractors.high
+        if spec.distractor_groups == "other" and len(classes) - sizes.max() < spec.distractors.high:
+            raise SpecError(
+                f"distractors={spec.distractors} of other groups: {len(classes) - sizes.max()} classes of split "
+                f"'{classes.split}' are outside its largest group"
+            )
+        short = np.flatnonzero(sizes < needed)
         if len(short):
             first = int(short[0])
             raise SpecError(
                 f"group '{classes.group_names[numbers[first]]}' has {sizes[first]} classes in split '{classes.split}'; "
-                f"ways={spec.ways} within one group needs {spec.ways} ({len(short)} of {len(sizes)} groups are too "
+                f"ways={spec.ways} within one group needs {needed} ({len(short)} of {len(sizes)} groups are too "
                 f"small; lower ways to {sizes.min()} or less)"
             )
 
     def plan(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> EpisodePlan:
         """The plan of episode `index` under `seed`; assumes that `require` passed."""
-        seed, index = check_word("seed", seed), check_word("index", index)
-        stream = np.uint64(stream_key(classes.split, self.name, self.version))
-        positions, rows = room(spec, 1)
-        _, offsets, members = classes.groups_in_use
-        fill_hierarchical(
-            np.uint64(seed),
-            stream,
-            np.uint64(index),
-            classes.starts,
-            classes.counts,
-            offsets,
-            members,
-            positions,
-            rows,
-        )
-        return to_plan(classes, spec, index, positions[0], rows[0])
+        key = key_of(classes, self.name, self.version, seed)
+        return draw_plan(key, classes, spec, index, _groups(classes), self.options.hold)
+
+    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, first: int, count: int) -> PlanBlock:
+        """The plans of `count` episodes from `first` on, in one go."""
+        key = key_of(classes, self.name, self.version, seed)
+        return draw_block(key, classes, spec, first, count, _groups(classes), self.options.hold)
+
+
+def _groups(classes: ClassIndex) -> Pools:
+    return Pools(kernel.POOLS, *classes.groups_in_use[1:])
 
 
 def make(options: Options) -> HierarchicalSampler:
     """The sampler."""
-    del options
-    return HierarchicalSampler()
+    return HierarchicalSampler(options)

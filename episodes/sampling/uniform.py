@@ -1,48 +1,64 @@
 """The standard policy: classes uniform over the split, rows uniform without replacement.
 
-Source: Vinyals et al. 2016; every published N-way K-shot protocol on Omniglot and mini-ImageNet.
+Source: Vinyals et al. 2016; every published N-way K-shot protocol on Omniglot and mini-ImageNet. With variable counts it
+is the flat form of Meta-Dataset's class choice (Triantafillou et al. 2020).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from episodes.classes import ClassIndex
 from episodes.episode import EpisodePlan
-from episodes.rng import check_word, stream_key
-from episodes.sampling._kernels import fill_uniform
-from episodes.sampling._plans import room, to_plan
+from episodes.errors import ConfigError, SpecError
+from episodes.plans import PlanBlock
+from episodes.sampling import _kernels as kernel
+from episodes.sampling._engine import FLAT, Pools, draw_block, draw_plan, key_of
 from episodes.spec import EpisodeSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """This policy has no options."""
+    """What may be asked of this policy."""
+
+    variants_exclusive: bool = field(default=False, metadata={"help": "never two quarter turns of one class in an episode"})
+    hold: int = field(default=1, metadata={"help": "episodes that share classes and counts, with fresh rows"})
+
+    def __post_init__(self) -> None:
+        if self.hold < 1:
+            raise ConfigError(f"hold: expected 1 or more, got {self.hold}")
 
 
 @dataclass(frozen=True, slots=True)
 class UniformSampler:
     """See the module's docstring. Plans are pure functions of (classes, spec, seed, index)."""
 
+    options: Options = Options()
     name: str = "uniform"
     version: int = 1
 
     def require(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""
         spec.require(classes)
+        if self.options.variants_exclusive:
+            if spec.distractors.high:
+                raise SpecError("variants_exclusive does not go with distractors, which may be turns of an episode's class")
+            spec.require_ways(len(classes.bases[0]) - 1, f"split '{classes.split}' without variants")
 
     def plan(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> EpisodePlan:
         """The plan of episode `index` under `seed`; assumes that `require` passed."""
-        seed, index = check_word("seed", seed), check_word("index", index)
-        stream = np.uint64(stream_key(classes.split, self.name, self.version))
-        positions, rows = room(spec, 1)
-        fill_uniform(np.uint64(seed), stream, np.uint64(index), classes.starts, classes.counts, positions, rows)
-        return to_plan(classes, spec, index, positions[0], rows[0])
+        key = key_of(classes, self.name, self.version, seed)
+        return draw_plan(key, classes, spec, index, self._pools(classes), self.options.hold)
+
+    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, first: int, count: int) -> PlanBlock:
+        """The plans of `count` episodes from `first` on, in one go."""
+        key = key_of(classes, self.name, self.version, seed)
+        return draw_block(key, classes, spec, first, count, self._pools(classes), self.options.hold)
+
+    def _pools(self, classes: ClassIndex) -> Pools:
+        return Pools(kernel.VARIANTS, *classes.bases) if self.options.variants_exclusive else FLAT
 
 
 def make(options: Options) -> UniformSampler:
     """The sampler."""
-    del options
-    return UniformSampler()
+    return UniformSampler(options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from episodes.classes import ClassIndex, Int
-from episodes.errors import StoreCorrupt, StoreError
+from episodes.errors import SpecError, StoreCorrupt, StoreError, near
 from episodes.protocols import FieldSpec
 from episodes.store._gather import gather
 from episodes.store.manifest import CLASSES, DIGEST, KEY, MANIFEST, Manifest
@@ -71,7 +72,14 @@ class MappedStore:
 
     def split(self, name: str) -> ClassIndex:
         """Classes of a split; see `ClassTable.split`."""
-        return self.table.split(name)
+        return replace(self.table.split(name), column=self._integers)
+
+    def _integers(self, name: str) -> Int:
+        """Values of an integer field with one number a row, for all rows."""
+        spec = self.fields.get(name)
+        if spec is None or spec.shape or np.dtype(spec.dtype).kind not in "iu":
+            raise SpecError(f"the store has no field '{name}' with one whole number a row; {near(name, self.fields)}")
+        return self._column(name, np.arange(self.num_rows)).astype(np.int64)
 
     def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
         """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays.

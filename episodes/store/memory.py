@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from episodes.classes import ClassIndex, Int
-from episodes.errors import StoreError
+from episodes.errors import SpecError, StoreError, near
 from episodes.protocols import FieldSpec
 from episodes.store.table import ClassTable
 
@@ -24,6 +25,7 @@ class MemoryStore:
         counts: class name -> rows.
         groups: class name -> group name.
         splits: split list -> split -> class names.
+        is_a: (parent, child) pairs of a hierarchy above the classes.
 
     Raises:
         StoreError: a field's length is not the sum of the counts.
@@ -37,8 +39,9 @@ class MemoryStore:
         *,
         groups: Mapping[str, str] | None = None,
         splits: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        is_a: Sequence[tuple[str, str]] = (),
     ) -> None:
-        self.table = ClassTable.build(counts, groups, splits)
+        self.table = ClassTable.build(counts, groups, splits, is_a)
         self.num_rows = sum(self.table.counts)
         for name, values in fields.items():
             if len(values) != self.num_rows:
@@ -57,7 +60,14 @@ class MemoryStore:
 
     def split(self, name: str) -> ClassIndex:
         """Classes of a split; see `ClassTable.split`."""
-        return self.table.split(name)
+        return replace(self.table.split(name), column=self._integers)
+
+    def _integers(self, name: str) -> Int:
+        """Values of an integer field with one number a row, for all rows."""
+        values = self._values.get(name)
+        if values is None or values.ndim != 1 or values.dtype.kind not in "iu":
+            raise SpecError(f"the store has no field '{name}' with one whole number a row; {near(name, self._values)}")
+        return values.astype(np.int64)
 
     def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
         """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays."""

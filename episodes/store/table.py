@@ -11,6 +11,7 @@ import numpy as np
 
 from episodes.classes import ClassIndex
 from episodes.errors import SpecError, StoreCorrupt, near
+from episodes.graph import restrict
 
 Splits = Mapping[str, Mapping[str, tuple[int, ...]]]
 
@@ -26,6 +27,8 @@ class ClassTable:
     group_names: tuple[str, ...]
     splits: Splits
     """split list -> split -> class numbers, ascending. The first list is the default."""
+    is_a: tuple[tuple[str, str], ...] = ()
+    """(parent, child) pairs of the hierarchy above the classes; sorted."""
 
     @classmethod
     def build(
@@ -33,12 +36,13 @@ class ClassTable:
         counts: Mapping[str, int],
         groups: Mapping[str, str] | None = None,
         splits: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
+        is_a: Sequence[tuple[str, str]] = (),
     ) -> ClassTable:
         """Number classes and groups by sorted name.
 
         Raises:
             SpecError: a class without rows; a split list or group that names an unknown class; a list with a class in
-                two splits, or a split without classes.
+                two splits, or a split without classes; a class outside the hierarchy, or above another.
         """
         names = sorted(counts)
         number = {name: c for c, name in enumerate(names)}
@@ -60,6 +64,7 @@ class ClassTable:
                 listing: {split: _numbers(number, members, listing, split) for split, members in parts.items()}
                 for listing, parts in splits.items()
             },
+            is_a=restrict(is_a, names) if is_a else (),
         )
 
     def split(self, name: str) -> ClassIndex:
@@ -94,11 +99,12 @@ class ClassTable:
             variants=np.zeros(len(ids), np.int64),
             names=tuple(self.names[c] for c in ids),
             group_names=self.group_names,
+            is_a=self.is_a,
         )
 
     def to_json(self) -> bytes:
         """Canonical bytes: the same table gives the same bytes."""
-        table = {
+        table: dict[str, Any] = {
             "names": self.names,
             "counts": self.counts,
             "groups": self.groups,
@@ -109,6 +115,8 @@ class ClassTable:
                 for listing, parts in self.splits.items()
             ],
         }
+        if self.is_a:
+            table["is_a"] = self.is_a
         return json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
@@ -128,6 +136,7 @@ class ClassTable:
                 splits={
                     one["name"]: {part["name"]: tuple(part["classes"]) for part in one["parts"]} for one in table["splits"]
                 },
+                is_a=tuple((parent, child) for parent, child in table.get("is_a", ())),
             )
         except (ValueError, KeyError, TypeError) as error:
             raise StoreCorrupt(f"classes.json is not a class table ({error})") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -39,10 +39,15 @@ class SampledEpisodes:
 
     def __post_init__(self) -> None:
         check_word("seed", self.seed)
+        if not len(self.classes):
+            raise SpecError(f"split '{self.classes.split}' has no classes")
         self.sampler.require(self.classes, self.spec)
+        most = getattr(self.sampler, "length", lambda classes, spec: None)(self.classes, self.spec)
+        if most is not None:
+            object.__setattr__(self, "length", most if self.length is None else min(most, self.length))
         if self.classes.variants.any():
             for name, field in self.store.fields.items():
-                if len(field.shape) < 2 or field.shape[-1] != field.shape[-2]:
+                if field.shape and (len(field.shape) < 2 or field.shape[-1] != field.shape[-2]):
                     raise SpecError(f"field '{name}' of shape {field.shape} is no square image; it has no quarter turns")
 
     @cached_property
@@ -50,9 +55,11 @@ class SampledEpisodes:
         """Hash of everything that decides the episodes."""
         digest = hashlib.sha256()
         sampler = (self.sampler.name, self.sampler.version, self.sampler)
-        for part in (self.store.fingerprint, self.classes.split, sorted(asdict(self.spec).items()), sampler, self.seed):
+        for part in (self.store.fingerprint, self.classes.split, str(self.spec), sampler, self.seed):
             digest.update(f"{part}\x1e".encode())
-        digest.update(self.classes.ids.tobytes() + self.classes.variants.tobytes())
+        c = self.classes
+        for column in (c.ids, c.variants, c.starts, c.counts, c.order, c.front, c.seen):
+            digest.update(column.tobytes())
         return digest.hexdigest()
 
     def plan(self, index: int) -> EpisodePlan:
@@ -80,14 +87,19 @@ class SampledEpisodes:
             index=index,
             class_ids=plan.class_ids,
             variants=plan.variants,
-            support=self._part(plan, plan.support, plan.support_labels),
-            query=self._part(plan, plan.query, plan.query_labels),
-            unlabeled=self._part(plan, plan.unlabeled, plan.unlabeled_labels) if len(plan.unlabeled) else None,
+            support=self._part(plan, plan.support, plan.support_labels, None),
+            query=self._part(plan, plan.query, plan.query_labels, plan.query_turns),
+            unlabeled=self._part(plan, plan.unlabeled, plan.unlabeled_labels, plan.unlabeled_turns)
+            if len(plan.unlabeled)
+            else None,
         )
 
-    def _part(self, plan: EpisodePlan, rows: Int, labels: Int) -> Part[Array]:
+    def _part(self, plan: EpisodePlan, rows: Int, labels: Int, turns: Int | None) -> Part[Array]:
         values = self.store.read(rows)
-        if plan.variants.any():
+        if turns is None and plan.variants.any():
+            turns = plan.variants[labels]
+        if turns is not None:
             for images in values.values():
-                quarter_turn(images, plan.variants[labels])
-        return Part(fields=values, labels=labels, rows=rows)
+                if images.ndim > 2:
+                    quarter_turn(images, turns)
+        return Part(fields=values, labels=labels.copy(), rows=rows)

@@ -56,9 +56,9 @@ class ProtoNet(nn.Module):
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every class has a shot to make its prototype of, and there is a query to score."""
-        if spec.shots < 1:
+        if spec.shots.low < 1 and spec.shots.kind != "variable":
             raise SpecError(f"protonet makes prototypes of shots; shots={spec.shots} must be 1 or more")
-        if spec.queries < 1:
+        if spec.queries.high < 1 and spec.queries.kind in ("range", "weights"):
             raise SpecError(f"protonet is scored by its queries; queries={spec.queries} must be 1 or more")
 
     def adapt(self, support: Part[Tensor], ways: int, unlabeled: Fields[Tensor] | None = None) -> Predictor:
@@ -74,7 +74,7 @@ class ProtoNet(nn.Module):
         features = self._embed({name: torch.cat([support.fields[name], query.fields[name]], dim=1)})
         prototypes = functional.class_means(features[:, :shots], support.labels, ways)
         logits = self._logits(features[:, shots:], prototypes)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), query.labels.flatten())
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), query.labels.flatten(), ignore_index=-1)
         return MetaLoss(loss, {"accuracy": float(functional.accuracy(logits.detach(), query.labels).mean())})
 
     def _embed(self, fields: Fields[Tensor]) -> Tensor:

@@ -1,0 +1,289 @@
+"""From a policy for classes to whole plans: what every sampler shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from episodes import rng
+from episodes.classes import EMPTY, ClassIndex, Int
+from episodes.episode import EpisodePlan
+from episodes.errors import SpecError
+from episodes.plans import PlanBlock
+from episodes.rng import check_word, scratch, stream_key
+from episodes.sampling import _kernels as kernel
+from episodes.sampling._tables import tables
+from episodes.spec import EpisodeSpec
+
+RELATIONS = {"any": kernel.ANY, "same": kernel.SAME, "other": kernel.OTHER}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pools:
+    """Sets of classes to choose one of: pool g holds the places ``members[offsets[g] : offsets[g + 1]]``."""
+
+    mode: int
+    offsets: Int
+    members: Int
+
+
+FLAT = Pools(kernel.FLAT, EMPTY, EMPTY)
+
+
+def key_of(classes: ClassIndex, name: str, version: int, seed: int) -> tuple[np.uint64, np.uint64]:
+    """Seed and stream of a sampler's draws over a split."""
+    return np.uint64(check_word("seed", seed)), np.uint64(stream_key(classes.split, name, version))
+
+
+def most_ways(classes: ClassIndex, spec: EpisodeSpec) -> int:
+    """Upper bound of the ways of an episode."""
+    return min(spec.ways.high, len(classes)) if spec.ways.kind != "variable" else len(classes)
+
+
+def draw_block(
+    key: tuple[np.uint64, np.uint64],
+    classes: ClassIndex,
+    spec: EpisodeSpec,
+    first: int,
+    count: int,
+    pools: Pools = FLAT,
+    hold: int = 1,
+) -> PlanBlock:
+    """Plans of episodes `first` to `first` + `count` - 1: classes of one pool each, counts as the spec says."""
+    if _is_simple(spec, classes) and hold == 1 and pools.mode in (kernel.FLAT, kernel.POOLS):
+        return _fixed_block(key, classes, spec, first, count, pools)
+    slots = most_ways(classes, spec) + spec.distractors.high
+    arrays = np.zeros((4, count, slots), np.int64)
+    ways, distractors = np.empty((2, count), np.int64)
+    table = tables(spec, most_ways(classes, spec))
+    kernel.describe(
+        *key,
+        np.uint64(first),
+        np.uint64(hold),
+        pools.mode,
+        pools.offsets,
+        pools.members,
+        RELATIONS[spec.distractor_groups],
+        table.forms,
+        table.values,
+        table.thresholds,
+        classes.counts,
+        classes.labeled,
+        classes.groups,
+        scratch(),
+        ways,
+        distractors,
+        *arrays,
+    )
+    return with_rows(key, classes, first, ways, distractors, *arrays)
+
+
+def with_rows(
+    key: tuple[np.uint64, np.uint64],
+    classes: ClassIndex,
+    first: int,
+    ways: Int,
+    distractors: Int,
+    positions: Int,
+    k: Int,
+    q: Int,
+    u: Int,
+) -> PlanBlock:
+    """The block of described episodes, with their rows drawn."""
+    if (short := np.flatnonzero(distractors < 0)).size:
+        raise SpecError(
+            f"episode {first + int(short[0])} finds only {-1 - distractors[short[0]]} classes for its distractors (lower "
+            "distractors, or draw them from any group)"
+        )
+    used = np.arange(positions.shape[1]) < (ways + distractors)[:, None]
+    offsets = [_offsets(np.where(used, counts, 0).sum(axis=1)) for counts in (k, q, u)]
+    support, query, unlabeled, slots = (np.empty(o[-1], np.int64) for o in (*offsets, offsets[2]))
+    kernel.fill_rows(
+        *key,
+        np.uint64(first),
+        ways,
+        distractors,
+        positions,
+        k,
+        q,
+        u,
+        classes.starts,
+        classes.counts,
+        classes.labeled,
+        classes.seen,
+        classes.order,
+        scratch(),
+        support,
+        offsets[0],
+        query,
+        offsets[1],
+        unlabeled,
+        slots,
+        offsets[2],
+    )
+    return PlanBlock(
+        first=first,
+        classes=classes,
+        ways=ways,
+        distractors=distractors,
+        positions=positions,
+        shots=k,
+        queries=q,
+        unlabeled_counts=u,
+        support=support,
+        support_offsets=offsets[0],
+        query=query,
+        query_offsets=offsets[1],
+        unlabeled=unlabeled,
+        unlabeled_slots=slots,
+        unlabeled_offsets=offsets[2],
+    )
+
+
+def draw_given(
+    key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, index: int, positions: Int
+) -> EpisodePlan:
+    """The plan of episode `index` with the classes at `positions`; counts, distractors and rows as the spec says."""
+    num = len(positions)
+    slots = num + spec.distractors.high
+    arrays = np.zeros((4, 1, slots), np.int64)
+    arrays[0, 0, :num] = positions
+    ways, distractors = np.array([num]), np.empty(1, np.int64)
+    table = tables(spec, max(num, most_ways(classes, spec)))
+    kernel.describe(
+        *key,
+        np.uint64(index),
+        np.uint64(1),
+        kernel.GIVEN,
+        EMPTY,
+        EMPTY,
+        RELATIONS[spec.distractor_groups],
+        table.forms,
+        table.values,
+        table.thresholds,
+        classes.counts,
+        classes.labeled,
+        classes.groups,
+        scratch(),
+        ways,
+        distractors,
+        *arrays,
+    )
+    return with_rows(key, classes, index, ways, distractors, *arrays).plan(0)
+
+
+def draw_ways(key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, index: int, available: int) -> int:
+    """The number of ways of episode `index` when `available` classes may be used."""
+    table = tables(spec, most_ways(classes, spec))
+    return int(kernel.draw_ways(table.forms, table.values, table.thresholds, *key, np.uint64(index), available))
+
+
+def _offsets(sizes: Int) -> Int:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
+def _is_simple(spec: EpisodeSpec, classes: ClassIndex) -> bool:
+    return spec.fixed and not spec.unlabeled.high and not len(classes.front) and not len(classes.order)
+
+
+def _fixed_block(
+    key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, first: int, count: int, pools: Pools
+) -> PlanBlock:
+    positions, support, query = _fixed_rows(key, classes, spec, first, count, pools)
+    empty = np.empty(0, np.int64)
+    return PlanBlock(
+        first=first,
+        classes=classes,
+        positions=positions,
+        support=support.reshape(-1),
+        query=query.reshape(-1),
+        unlabeled=empty,
+        unlabeled_slots=empty,
+        **_shape(spec.ways.low, spec.shots.low, spec.queries.low, count),
+    )
+
+
+@lru_cache(maxsize=64)
+def _shape(ways: int, shots: int, queries: int, count: int) -> dict[str, Int]:
+    """What all blocks of one fixed size share."""
+    full = {name: np.full((count, ways), n, np.int64) for name, n in (("shots", shots), ("queries", queries))}
+    shape = {
+        "ways": np.full(count, ways, np.int64),
+        "distractors": np.zeros(count, np.int64),
+        **full,
+        "unlabeled_counts": np.zeros((count, ways), np.int64),
+        "support_offsets": np.arange(count + 1) * ways * shots,
+        "query_offsets": np.arange(count + 1) * ways * queries,
+        "unlabeled_offsets": np.zeros(count + 1, np.int64),
+    }
+    for array in shape.values():
+        array.setflags(write=False)
+    return shape
+
+
+def _fixed_rows(
+    key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, first: int, count: int, pools: Pools
+) -> tuple[Int, Int, Int]:
+    """``(positions [B, W], support [B, W, shots], query [B, W, queries])`` of episodes that are all of one size."""
+    ways = spec.ways.low
+    positions = np.empty((count, ways), np.int64)
+    support = np.empty((count, ways, spec.shots.low), np.int64)
+    query = np.empty((count, ways, spec.queries.low), np.int64)
+    kernel.fill_fixed(
+        *key,
+        np.uint64(first),
+        pools.mode,
+        pools.offsets,
+        pools.members,
+        classes.extents,
+        scratch(),
+        positions,
+        support,
+        query,
+    )
+    return positions, support, query
+
+
+def draw_plan(
+    key: tuple[np.uint64, np.uint64],
+    classes: ClassIndex,
+    spec: EpisodeSpec,
+    index: int,
+    pools: Pools = FLAT,
+    hold: int = 1,
+) -> EpisodePlan:
+    """The plan of episode `index`, as `draw_block` has it."""
+    index = check_word("index", index)
+    if not (_is_simple(spec, classes) and hold == 1 and pools.mode in (kernel.FLAT, kernel.POOLS)):
+        return draw_block(key, classes, spec, index, 1, pools, hold).plan(0)
+    positions, support, query = _fixed_rows(key, classes, spec, index, 1, pools)
+    labels = _labels(spec.ways.low, spec.shots.low, spec.queries.low)
+    return EpisodePlan(
+        index=index,
+        class_ids=classes.ids[positions[0]],
+        variants=classes.variants[positions[0]],
+        support=support.reshape(-1),
+        support_labels=labels[0],
+        query=query.reshape(-1),
+        query_labels=labels[1],
+        unlabeled=EMPTY,
+        unlabeled_labels=EMPTY,
+    )
+
+
+@lru_cache(maxsize=64)
+def _labels(ways: int, shots: int, queries: int) -> tuple[Int, Int]:
+    labels = np.arange(ways)
+    pair = np.repeat(labels, shots), np.repeat(labels, queries)
+    for one in pair:
+        one.setflags(write=False)  # shared by all plans of this size
+    return pair
+
+
+def numbers(key: tuple[np.uint64, np.uint64], purpose: int, slot: int, index: int, n: int, k: int) -> Int:
+    """`k` different numbers below `n` in random order, by one key; for policies written in Python."""
+    out = np.empty(k, np.int64)
+    rng.choose(*key, purpose, np.uint64(slot), np.uint64(index), n, scratch(), out)
+    return out

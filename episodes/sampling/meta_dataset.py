@@ -1,0 +1,199 @@
+"""Meta-Dataset's episodes: ways, shots and queries vary with what the classes have.
+
+Source: Triantafillou et al. 2020, "Meta-Dataset: a dataset of datasets for learning to learn from few examples", and its
+released sampler; equality is in distribution, not bit by bit. The classes come from one of
+
+- ``flat``: ways uniform in min_ways..max_ways, then classes uniform (most of its sources);
+- ``groups``: a group uniform, whatever its size, then ways and classes within it (Omniglot's alphabets);
+- ``graph``: a node of the hierarchy uniform among those that span min_ways..max_span classes; all of them, or max_ways of
+  them. The number of ways is not drawn (ImageNet).
+
+A count of the spec that is ``variable`` follows the rules of the paper; one that is given replaces its rule. Labels are
+dealt by key, so that a label number never tells a class.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+
+from episodes.classes import EMPTY, ClassIndex, Int
+from episodes.episode import EpisodePlan
+from episodes.errors import SpecError
+from episodes.plans import PlanBlock
+from episodes.rng import check_word, scratch
+from episodes.sampling import _meta_dataset as kernel
+from episodes.sampling._engine import key_of, with_rows
+from episodes.sampling._tables import tables
+from episodes.spec import EpisodeSpec
+
+DEFAULT_COUNTS = {"ways": "variable", "shots": "variable", "queries": "variable"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Constants of the paper."""
+
+    hierarchy: Literal["flat", "groups", "graph"] = field(default="flat", metadata={"help": "where classes come from"})
+    ignore_hierarchy: float = field(default=0.0, metadata={"help": "probability of a flat episode all the same"})
+    min_ways: int = field(default=5, metadata={"help": "fewest classes"})
+    max_ways: int = field(default=50, metadata={"help": "most classes"})
+    max_queries: int = field(default=10, metadata={"help": "most queries per class"})
+    max_support: int = field(default=500, metadata={"help": "most support rows of an episode"})
+    max_contribution: int = field(default=100, metadata={"help": "most rows that a class adds to the support's bound"})
+    min_log_weight: float = field(default=math.log(0.5), metadata={"help": "lower end of the classes' log weights"})
+    max_log_weight: float = field(default=math.log(2.0), metadata={"help": "upper end of the classes' log weights"})
+    max_span: int = field(default=392, metadata={"help": "most classes under an eligible node (392 is ImageNet's)"})
+    all_classes: bool = field(default=False, metadata={"help": "every class of the split in every episode"})
+    hold: int = field(default=1, metadata={"help": "episodes that share classes and counts, with fresh rows"})
+
+    def __post_init__(self) -> None:
+        for name in ("min_ways", "max_queries", "max_contribution", "hold"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        for low, high in (("min_ways", "max_ways"), ("min_log_weight", "max_log_weight"), ("min_ways", "max_span")):
+            if getattr(self, low) > getattr(self, high):
+                raise SpecError(f"{high}: expected {low}={getattr(self, low)} or more, got {getattr(self, high)}")
+        if self.max_support < self.max_ways:
+            raise SpecError(f"max_support: expected max_ways={self.max_ways} or more, got {self.max_support}")
+        if not 0 <= self.ignore_hierarchy <= 1:
+            raise SpecError(f"ignore_hierarchy: expected 0 to 1, got {self.ignore_hierarchy}")
+
+
+@dataclass(frozen=True, slots=True)
+class MetaDatasetSampler:
+    """See the module's docstring. Plans are pure functions of (classes, spec, seed, index)."""
+
+    options: Options = Options()
+    name: str = "meta_dataset"
+    version: int = 1
+
+    def require(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""
+        o = self.options
+        if spec.ways.kind == "variable" or o.hierarchy != "flat":
+            self._require_ways(classes, spec)
+        else:
+            spec.require_ways(len(classes), f"split '{classes.split}'")
+        if spec.ways.kind != "variable" and spec.shots.kind == "variable" and o.max_support < spec.ways.high:
+            raise SpecError(f"max_support={o.max_support} is less than ways={spec.ways}: every class needs a shot")
+        for name in ("shots", "queries"):
+            if getattr(spec, name).kind not in ("range", "weights", "variable"):
+                raise SpecError(
+                    f"{name}={getattr(spec, name)} does not go with meta-dataset; give a number, a range or weights"
+                )
+        if spec.distractors.high and (needed := o.max_ways + spec.distractors.high) > len(classes):
+            raise SpecError(f"max_ways={o.max_ways} and distractors={spec.distractors} need {needed} classes; split "
+                            f"'{classes.split}' has {len(classes)}")  # fmt: skip
+        least, what = self._least_rows(spec)
+        short = np.flatnonzero(classes.labeled < least)
+        if len(short):
+            first = int(short[0])
+            raise SpecError(
+                f"class '{classes.name(first)}' has {classes.labeled[first]} rows, and {len(short) - 1} more classes; "
+                f"{what} needs {least} (leave small classes out with min_rows={least})"
+            )
+
+    def _require_ways(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
+        o = self.options
+        if o.hierarchy != "flat" and spec.ways.kind != "variable":
+            raise SpecError(f"ways={spec.ways} is fixed; with hierarchy={o.hierarchy} the hierarchy decides the ways")
+        if len(classes) < o.min_ways:
+            raise SpecError(f"min_ways={o.min_ways} needs {o.min_ways} classes; split '{classes.split}' has {len(classes)}")
+        if o.hierarchy == "groups":
+            if classes.min_rows:
+                raise SpecError(f"min_rows={classes.min_rows} does not go with hierarchy=groups, whose groups are whole")
+            numbers, offsets, _ = classes.groups_in_use
+            if not len(numbers):
+                raise SpecError(
+                    f"no class of split '{classes.split}' has a group; ingest with groups, or use hierarchy=flat"
+                )
+            sizes = np.diff(offsets)
+            if (short := np.flatnonzero(sizes < o.min_ways)).size:
+                name = classes.group_names[numbers[short[0]]]
+                raise SpecError(f"group '{name}' has {sizes[short[0]]} classes in split '{classes.split}'; min_ways="
+                                f"{o.min_ways} ({len(short)} of {len(sizes)} groups are too small)")  # fmt: skip
+        if o.hierarchy == "graph" and not len(_nodes(classes, o.min_ways, o.max_span)[0]) > 1:
+            raise SpecError(f"no node of the hierarchy spans {o.min_ways}..{o.max_span} classes of split '{classes.split}' "
+                            "(min_ways, max_span)")  # fmt: skip
+
+    def _least_rows(self, spec: EpisodeSpec) -> tuple[int, str]:
+        hidden = spec.unlabeled.high
+        if spec.queries.kind != "variable":
+            return max(1, spec.shots.high) + spec.queries.high + hidden, "shots + queries + unlabeled"
+        if spec.shots.kind != "variable":
+            return spec.shots.high + 1 + hidden, f"shots={spec.shots} and one query"
+        return 2 + hidden, "one shot and one query"
+
+    def plan(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> EpisodePlan:
+        """The plan of episode `index` under `seed`; assumes that `require` passed."""
+        return self.block(classes, spec, seed, check_word("index", index), 1).plan(0)
+
+    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, first: int, count: int) -> PlanBlock:
+        """The plans of `count` episodes from `first` on, in one go."""
+        o = self.options
+        key = key_of(classes, self.name, self.version, seed)
+        offsets, members = self._pools(classes)
+        most = len(classes) if o.all_classes else min(max(o.max_ways, spec.ways.high), len(classes))
+        arrays = np.zeros((4, count, most + spec.distractors.high), np.int64)
+        ways, distractors = np.empty((2, count), np.int64)
+        table = tables(spec, most)
+        modes = {"flat": kernel.FLAT, "groups": kernel.IN_GROUP, "graph": kernel.UNDER_NODE}
+        kernel.describe_meta_dataset(
+            *key,
+            np.uint64(first),
+            np.uint64(o.hold),
+            kernel.EVERY if o.all_classes else modes[o.hierarchy],
+            o.ignore_hierarchy,
+            np.array([o.min_ways, o.max_ways, o.max_queries, o.max_support, o.max_contribution], np.int64),
+            o.min_log_weight,
+            o.max_log_weight,
+            offsets,
+            members,
+            table.forms,
+            table.values,
+            table.thresholds,
+            classes.counts,
+            classes.labeled,
+            classes.groups,
+            scratch(),
+            ways,
+            distractors,
+            *arrays,
+        )
+        return with_rows(key, classes, first, ways, distractors, *arrays)
+
+    def _pools(self, classes: ClassIndex) -> tuple[Int, Int]:
+        if self.options.hierarchy == "groups":
+            return classes.groups_in_use[1:]
+        if self.options.hierarchy == "graph":
+            return _nodes(classes, self.options.min_ways, self.options.max_span)
+        return EMPTY, EMPTY
+
+    def max_sizes(self, classes: ClassIndex, spec: EpisodeSpec) -> dict[str, int]:
+        """Most support and query rows that an episode can have, for buffers and padding."""
+        o, ways = self.options, spec.ways.high
+        if spec.ways.kind == "variable":
+            ways = min(o.max_ways, len(classes))
+        support = o.max_support if spec.shots.kind == "variable" else ways * spec.shots.high
+        queries = o.max_queries if spec.queries.kind == "variable" else spec.queries.high
+        return {"ways": ways, "support": support, "query": ways * queries, "unlabeled": ways * spec.unlabeled.high}
+
+
+@lru_cache(maxsize=32)
+def _nodes(classes: ClassIndex, low: int, high: int) -> tuple[Int, Int]:
+    """Class positions under each eligible node: ``(offsets [N + 1], members)``."""
+    graph = classes.graph
+    nodes = graph.eligible(low, high)
+    spans = [graph.members[graph.offsets[n] : graph.offsets[n + 1]] for n in nodes]
+    offsets = np.concatenate([[0], np.cumsum([len(span) for span in spans])]).astype(np.int64)
+    return offsets, np.concatenate(spans).astype(np.int64) if spans else EMPTY
+
+
+def make(options: Options) -> MetaDatasetSampler:
+    """The sampler."""
+    return MetaDatasetSampler(options)
