@@ -7,7 +7,7 @@ from typing import IO, Any
 import click
 
 import episodes
-from cli import demo, evaluate, ingest, inspect, plan, show, train
+from cli import demo, evaluate, freeze, ingest, inspect, plan, show, split, train
 from episodes.errors import EpisodesError
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -51,7 +51,7 @@ def main() -> None:
     """
 
 
-for command in (demo, evaluate, ingest, inspect, plan, show, train):
+for command in (demo, evaluate, freeze, ingest, inspect, plan, show, split, train):
     main.add_command(command.command)
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ class ClassIndex:
     the training rows of a base class. Empty: every row is."""
     seen: NDArray[np.bool_] = field(default_factory=lambda: NONE_SEEN)
     """[C] whether meta-training sees the class too (base + novel episodes, overlap). Empty: none."""
+    fingerprint: str = ""
+    """Of the store."""
     min_rows: int = 0
     """Classes with fewer rows were left out ..."""
     dropped: int = 0

@@ -110,6 +110,7 @@ def joined(base: ClassIndex, novel: ClassIndex) -> ClassIndex:
         front=np.concatenate([base.front, novel.labeled]),
         seen=np.arange(len(base) + len(novel)) < len(base),
         is_a=base.is_a,
+        fingerprint=base.fingerprint,
         column=base.column,
     )
 

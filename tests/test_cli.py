@@ -12,7 +12,7 @@ from PIL import Image
 from cli.main import main
 from episodes import plugins
 
-COMMANDS = ("demo", "evaluate", "ingest", "inspect", "plan", "show", "train")
+COMMANDS = ("demo", "evaluate", "freeze", "ingest", "inspect", "plan", "show", "split", "train")
 
 
 def run(*args, code=0):

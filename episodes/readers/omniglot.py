@@ -2,8 +2,8 @@
 
 Source: Lake, Salakhutdinov, Tenenbaum 2015, "Human-level concept learning through probabilistic program induction" (MIT
 licence). Give a folder that holds ``images_background.zip`` and ``images_evaluation.zip``, or the trees extracted from
-them. An alphabet is a group, a character a class (``Greek/character01``), the key is the file's stem (``0709_01``; after
-the underscore the drawer, 1..20).
+them. An alphabet is a group, a character a class (``Greek/character01``), the key is the file's stem (``0709_01``); the
+number after the underscore is the field ``drawer``, 1..20, a person within one alphabet only.
 
 Images are inverted (ink = 255) and resized from 105 to ``size`` by Pillow's antialiased bilinear filter. Published codes
 differ (Lanczos, area, bilinear); this one does not ring, treats both axes alike, so that it commutes with quarter turns
@@ -59,7 +59,7 @@ class OmniglotReader:
     source: Path
     options: Options
     name: str = "omniglot"
-    version: int = 1
+    version: int = 2
 
     def listing(self) -> Listing:
         """All drawings of both sets.
@@ -81,7 +81,7 @@ class OmniglotReader:
         shape = (1, self.options.size, self.options.size)
         classes = [c for name in SETS for c in members[name]]
         return Listing(
-            fields={"image": FieldSpec("uint8", shape)},
+            fields={"drawer": FieldSpec("uint8", ()), "image": FieldSpec("uint8", shape)},
             samples=samples,
             groups={c: alphabet(c) for c in classes},
             splits=split_lists(members["images_background"], members["images_evaluation"]),
@@ -163,4 +163,9 @@ def _open_set(source: Path, name: str) -> Tree:
 
 
 def _load(tree: Tree, path: PurePosixPath, size: int) -> Mapping[str, NDArray[np.uint8]]:
-    return {"image": 255 - decode(tree.read(path), f"{tree.source}:{path}", mode="grey", size=size, fit="squash")}
+    _, _, number = path.stem.rpartition("_")
+    if not number.isdigit() or not 1 <= int(number) <= DRAWINGS:
+        raise ReaderError(f"{tree.source}:{path} does not end with its drawer, 01..20 (get the zip again)")
+    drawer = np.array(int(number), np.uint8)
+    image = 255 - decode(tree.read(path), f"{tree.source}:{path}", mode="grey", size=size, fit="squash")
+    return {"drawer": drawer, "image": image}

@@ -72,7 +72,7 @@ class MappedStore:
 
     def split(self, name: str) -> ClassIndex:
         """Classes of a split; see `ClassTable.split`."""
-        return replace(self.table.split(name), column=self._integers)
+        return replace(self.table.split(name), column=self._integers, fingerprint=self.fingerprint)
 
     def _integers(self, name: str) -> Int:
         """Values of an integer field with one number a row, for all rows."""

@@ -1,0 +1,49 @@
+"""``episodes freeze STORE -o list.jsonl``: episodes written down, for every model to be tested on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli._options import episode_options
+from cli.plan import sampled
+
+
+@click.command("freeze")
+@click.argument("store", type=click.Path(path_type=Path))
+@episode_options()
+@click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 600, or all of a finite policy]")
+@click.option("--runs", type=click.Path(path_type=Path), help="Omniglot's all_runs.zip: the 20 published one-shot runs.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="List to write, JSON lines.")
+@click.option("--overwrite", is_flag=True, help="Replace the list if it exists.")
+def command(store: Path, count: int | None, runs: Path | None, output: Path, overwrite: bool, **values: Any) -> None:
+    """Write episodes of STORE to a list and print its hash.
+
+    \b
+    episodes freeze omniglot.store --split vinyals/test --count 600 -o test.jsonl
+    episodes evaluate run --sampler frozen -O path=test.jsonl
+    """
+    import episodes
+    from episodes import frozen
+
+    opened = episodes.open(store)
+    if runs is not None:
+        from episodes.omniglot_runs import published_runs
+
+        plans, seed = published_runs(runs, opened), 0
+    else:
+        series = sampled(store, values)
+        length = count or (600 if series.length is None else series.length)
+        plans, seed = [series.plan(i) for i in range(length)], series.seed
+    digest = frozen.write(
+        output,
+        plans,
+        fingerprint=opened.fingerprint,
+        seed=seed,
+        source=store.stem,
+        keys=opened.keys,
+        overwrite=overwrite,
+    )
+    click.echo(f"{output}: {len(plans)} episodes, sha256 {digest}")
