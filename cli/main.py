@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import IO, Any
+import warnings
+from typing import IO, Any, TextIO
 
 import click
 
@@ -28,6 +29,7 @@ class Group(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        warnings.showwarning = _warn
         try:
             return super().invoke(ctx)
         except EpisodesError as error:
@@ -35,6 +37,21 @@ class Group(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted; `ingest` and `train` go on where they were with --resume", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _warn(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Warnings of this library as one line; others as Python shows them."""
+    if category is UserWarning:
+        click.echo(f"warning: {message}", err=True)
+    else:
+        click.echo(warnings.formatwarning(message, category, filename, lineno, line), err=True, nl=False, file=file)
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
+from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
     from episodes.stream.series import SampledEpisodes
@@ -18,15 +19,59 @@ if TYPE_CHECKING:
 @click.argument("store", type=click.Path(path_type=Path))
 @episode_options()
 @click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="Index of the first episode.")
-@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="Number of episodes.")
-def command(store: Path, start: int, count: int, **values: Any) -> None:
+@click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 1; with --stats 1000]")
+@click.option(
+    "--mix", type=click.Path(path_type=Path), multiple=True, help="Another store; each episode is of one of them."
+)
+@click.option("--stats", is_flag=True, help="Print what the episodes look like instead of each of them.")
+@click.option("--json", "as_json", is_flag=True, help="With --stats: one JSON object instead of text.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="With --stats: histograms as a picture, .png.")
+@click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
+def command(
+    store: Path,
+    start: int,
+    count: int | None,
+    mix: tuple[Path, ...],
+    stats: bool,
+    as_json: bool,
+    output: Path | None,
+    overwrite: bool,
+    **values: Any,
+) -> None:
     """Print which rows make the episodes of STORE: index, classes, and the row numbers of every part.
 
     Plans read no sample. The same arguments print the same plans on every machine.
     """
-    series = sampled(store, values)
-    for index in range(start, start + count):
-        click.echo(json.dumps(described(series, store.stem, index), ensure_ascii=False))
+    from episodes.stream.mixture import MixedEpisodes
+
+    sources = {path.stem: sampled(path, values) for path in (store, *mix)}
+    if len(sources) <= len(mix):
+        raise ConfigError(f"mix: stores need different names; got {', '.join(map(str, (store, *mix)))}")
+    series = next(iter(sources.values()))
+    if stats:
+        if mix:
+            raise ConfigError("stats: --stats describes one store; leave --mix out")
+        describe(series, range(start, start + (count or 1000)), as_json, output, overwrite)
+        return
+    mixed = MixedEpisodes(sources=sources, seed=series.seed) if mix else None
+    for index in range(start, start + (count or 1)):
+        name = mixed.source(index) if mixed else store.stem
+        click.echo(json.dumps(described(sources[name], name, index), ensure_ascii=False))
+
+
+def describe(series: SampledEpisodes, indices: range, as_json: bool, output: Path | None, overwrite: bool) -> None:
+    """Print the statistics of these episodes, and draw them where asked."""
+    from episodes import stats
+
+    if output is not None and (output.suffix.lower() != ".png" or (output.exists() and not overwrite)):
+        raise ConfigError(f"output: {output} must end with .png and not exist, or give --overwrite")
+    if series.length is not None:
+        indices = range(indices.start, min(indices.stop, series.length))
+    values = stats.collect((series.plan(i) for i in indices), series.classes)
+    click.echo(json.dumps({"episodes": len(indices), **stats.summary(values)}) if as_json else stats.text(values))
+    if output is not None:
+        stats.picture(values).save(output)
+        click.echo(output, err=True)
 
 
 def sampled(store: Path, values: dict[str, Any]) -> SampledEpisodes:

@@ -32,6 +32,37 @@ def cosine_similarities(a_BQD: Tensor, b_BWD: Tensor) -> Tensor:
     return torch.bmm(F.normalize(a_BQD, dim=-1), F.normalize(b_BWD, dim=-1).transpose(1, 2))
 
 
+def generalized_scores(logits_QW: Tensor, labels_Q: Tensor, num_base: int) -> dict[str, float]:
+    """The six scores of a base + novel episode whose first `num_base` labels are base classes (sampling rules, 5.2).
+
+    ``all``, ``novel`` and ``base`` predict over the joint label space and average over rows; ``all_class_mean`` averages
+    over classes; ``novel/novel`` and ``base/base`` predict among their own kind only: the other kind's logits are set to
+    minus infinity before the arg-max. ``harmonic`` is the harmonic mean of ``base`` and ``novel``, 0 if both are.
+
+    Source: Hariharan and Girshick 2017; the restricted spaces and the harmonic mean as in generalised zero-shot learning.
+    """
+    ways, base_Q = logits_QW.shape[1], labels_Q < num_base
+    is_base_W = torch.arange(ways, device=logits_QW.device) < num_base
+    right_Q = logits_QW.argmax(-1) == labels_Q
+    own_QW = logits_QW.masked_fill(is_base_W[None, :] != base_Q[:, None], -torch.inf)
+    own_Q = own_QW.argmax(-1) == labels_Q
+
+    def mean(values: Tensor) -> float:
+        return float(values.float().mean()) if len(values) else 0.0
+
+    per_class = [mean(right_Q[labels_Q == c]) for c in sorted(set(labels_Q.tolist()))]
+    base, novel = mean(right_Q[base_Q]), mean(right_Q[~base_Q])
+    return {
+        "all": mean(right_Q),
+        "all_class_mean": sum(per_class) / len(per_class),
+        "novel": novel,
+        "base": base,
+        "novel/novel": mean(own_Q[~base_Q]),
+        "base/base": mean(own_Q[base_Q]),
+        "harmonic": 2 * base * novel / (base + novel) if base + novel else 0.0,
+    }
+
+
 def accuracy(logits_BQW: Tensor, labels_BQ: Tensor) -> Tensor:
     """Fraction of queries whose largest logit is their label's, [B]; label -1 (a distractor's query) is left out."""
     known_BQ = labels_BQ >= 0

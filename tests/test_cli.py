@@ -185,6 +185,60 @@ def test_the_installed_command_exits_with_two_and_no_traceback(tmp_path):
     assert version.startswith("episodes, ")
 
 
+def test_statistics_of_episodes_as_text_json_and_picture(glyphs_store, tmp_path):
+    args = ("plan", glyphs_store, "--stats", "--sampler", "meta-dataset", "--count", 300)
+    out = tmp_path / "s.png"
+    printed = run(*args, "-o", out).stdout
+    assert all(f"{name}  mean " in printed for name in ("ways", "support", "imbalance", "coarsity", "class_frequency"))
+    with Image.open(out) as picture:
+        assert picture.width == 640
+    table = json.loads(run(*args, "--json").stdout)
+    assert table["episodes"] == 300
+    assert 5 <= table["ways"]["q0"] <= table["ways"]["mean"] <= table["ways"]["q100"] <= 50
+    assert "must end with .png and not exist" in refused(*args, "-o", out)
+
+
+def test_every_kind_of_episode_is_reached_from_the_command_line(glyphs_store, tmp_path):
+    def first(*args):
+        return json.loads(run("plan", glyphs_store, *args).stdout)
+
+    plan = first("--ways", "3..6", "--shots", "linear(6, 3)", "--queries", "all", "--seed", 2)
+    assert 3 <= len(plan["class_ids"]) <= 6
+    assert [k + q for k, q in zip(plan["shots"], plan["queries"], strict=True)] == [20] * len(plan["shots"])
+    plan = first("--labeled", 0.5, "--unlabeled", 4, "--distractors", 2, "--queries", 3)
+    assert (len(plan["unlabeled"]), plan["unlabeled_labels"].count(-1), len(plan["distractor_ids"])) == (28, 8, 2)
+    test = ("--split", "test", "--queries", 5)
+    plan = first(*test, "--base", "train", "--labeled", 0.5, "--sampler", "generalized", "-O", "base_ways=7")
+    assert len(plan["class_ids"]) == 12
+    plan = first(*test, "--overlap", 0.5, "--overlap-with", "train", "--sampler", "novelty", "-O", "fraction=0.4")
+    assert len(plan["class_ids"]) == 5
+    (tmp_path / "e.toml").write_text('ways = "5..9"\nshots = {1 = 0.5, 5 = 0.5}\nsampler = "hierarchical"\nseed = 4\n')
+    assert (
+        first("--episode", tmp_path / "e.toml")["class_ids"]
+        == first("--ways", "5..9", "--shots", "{1: 0.5, 5: 0.5}", "--sampler", "hierarchical", "--seed", 4)["class_ids"]
+    )
+    out = tmp_path / "list.jsonl"
+    assert "5 episodes, sha256" in run("freeze", glyphs_store, "--split", "test", "--count", 5, "-o", out).stdout
+    frozen = first("--split", "test", "--sampler", "frozen", "-O", f"path={out}", "--start", 3)
+    assert frozen["support"] == first("--split", "test", "--start", 3)["support"]
+    assert "options.max_wayz: unknown key" in refused("plan", glyphs_store, "--sampler", "meta-dataset", "-O", "max_wayz=3")
+    assert "expected NAME=VALUE" in refused("plan", glyphs_store, "-O", "hold")
+    shown = json.loads(run("split", glyphs_store, "--how", "far", "-o", tmp_path / "split.json").stdout)
+    assert shown["distance"] == "groups"
+    assert sum(map(len, json.loads((tmp_path / "split.json").read_text()).values())) == sum(shown["sizes"].values())
+    warned = run("plan", glyphs_store, "--ways", "5..5000")
+    assert "warning: ways=5..5000 ends at" in warned.stderr
+
+
+def test_several_stores_give_episodes_in_turn(glyphs_store, tmp_path):
+    other = tmp_path / "other.store"
+    run("ingest", "glyphs", other, "--alphabets", 8)
+    plans = [json.loads(line) for line in run("plan", glyphs_store, "--mix", other, "--count", 12).stdout.splitlines()]
+    assert {p["source"] for p in plans} == {glyphs_store.stem, "other"}
+    own = json.loads(run("plan", other, "--start", plans.index(next(p for p in plans if p["source"] == "other"))).stdout)
+    assert own["support"] == next(p for p in plans if p["source"] == "other")["support"]
+
+
 @pytest.mark.slow
 def test_the_demo_goes_the_whole_road(tmp_path):
     result = run("demo", "-o", tmp_path / "demo", "--steps", 2, "--episodes", 5)

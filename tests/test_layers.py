@@ -10,7 +10,7 @@ ONLY = {  # module -> the files, or folders, that may import it
     "numba": ("episodes/rng.py", "episodes/store/_gather.py"),
     "llvmlite": ("episodes/rng.py", "episodes/store/_gather.py"),
     "h5py": ("episodes/store/writer.py",),
-    "PIL": ("episodes/readers/", "episodes/picture.py"),
+    "PIL": ("episodes/readers/", "episodes/picture.py", "episodes/stats.py"),
     "concurrent": ("episodes/ingest/",),
     "torch": ("episodes/adapters/pytorch.py", "learners/", "cli/train.py"),
     "lightning_fabric": ("learners/trainer.py",),

@@ -271,3 +271,15 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     with pytest.raises(CheckpointError, match=r"loss is (nan|inf) at step \d+; lower lr"):
         train(tmp_path / "run", replace(CONFIG, lr=1e30, steps=50, validate_every=50))
+
+
+def test_generalized_scores_are_what_they_say():
+    logits = torch.tensor([[3.0, 0, 2, 0], [0, 1, 2, 0], [4, 0, 3, 0], [0, 0, 0, 5], [0, 9, 1, 2]])
+    labels = torch.tensor([0, 1, 2, 3, 3])  # the first two are base classes
+    scores = functional.generalized_scores(logits, labels, 2)
+    assert scores["all"] == pytest.approx(2 / 5)
+    assert scores["base"] == pytest.approx(1 / 2)
+    assert scores["novel"] == pytest.approx(1 / 3)
+    assert scores["novel/novel"] == scores["base/base"] == 1
+    assert scores["harmonic"] == pytest.approx(2 / 5)
+    assert scores["all_class_mean"] == pytest.approx((1 + 0 + 0 + 1 / 2) / 4)
