@@ -1,8 +1,9 @@
-"""An episode as a picture: one line a class, its name, its support, a gap, its queries."""
+"""An episode as a picture: one line a class, one for distractors: name, support, queries, unlabeled rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,12 @@ def draw(episode: Episode[NDArray[Any]], names: Sequence[str], *, field: str | N
         raise SpecError(f"the episode has no image field '{field}'; its fields are {', '.join(fields)}")
     parts = [("support", episode.support), ("query", episode.query)]
     parts += [("unlabeled", episode.unlabeled)] if episode.unlabeled else []
+    if any((part.labels < 0).any() for _, part in parts):
+        names = [*names, "distractors"]
+        # A line of their own below the classes; it is as long as they are many.
+        parts = [
+            (title, replace(part, labels=np.where(part.labels < 0, len(names) - 1, part.labels))) for title, part in parts
+        ]
     widths = [max(1, int(np.bincount(part.labels, minlength=1).max(initial=0))) for _, part in parts]
     step = CELL + GAP
     size = (NAME + sum(w * step + 3 * GAP for w in widths), HEAD + len(names) * step)

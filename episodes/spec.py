@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -41,6 +41,9 @@ class EpisodeSpec:
     """Query rows of each distractor class, with label -1: open-set episodes."""
     distractor_groups: Relation
     """Which classes may distract: any; those of the episode's groups (hard); those of other groups (easy)."""
+    fixed: bool = field(compare=False, repr=False)
+    """Every episode has the same size, with the same counts for each class, and no distractors."""
+    _hash: int = field(compare=False, repr=False)
 
     def __init__(
         self,
@@ -67,6 +70,12 @@ class EpisodeSpec:
             object.__setattr__(self, name, Count.of(value, name))
         object.__setattr__(self, "distractor_groups", distractor_groups)
         self._check()
+        # Kept, for specs are keys of what is compiled for them, and looked at for every single plan.
+        object.__setattr__(self, "fixed", self._is_fixed())
+        object.__setattr__(self, "_hash", hash((*(getattr(self, name) for name in COUNTS), distractor_groups)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     def _check(self) -> None:
         for name in COUNTS:
@@ -90,9 +99,7 @@ class EpisodeSpec:
                 "or give distractor_rows or distractor_queries)"
             )
 
-    @property
-    def fixed(self) -> bool:
-        """Every episode has the same size, with the same counts for each class, and no distractors."""
+    def _is_fixed(self) -> bool:
         counts = (self.ways, self.shots, self.queries, self.unlabeled)
         return all(count.fixed for count in counts) and not self.distractors.high
 
@@ -176,7 +183,7 @@ class EpisodeSpec:
         return ", ".join(f"{name}={value}" for name, value in self.to_table().items())
 
 
-COUNTS = tuple(f.name for f in fields(EpisodeSpec) if f.name != "distractor_groups")
+COUNTS = ("ways", "shots", "queries", "unlabeled", "distractors", "distractor_rows", "distractor_queries")
 
 
 def _as_unlabeled(unlabeled: CountLike) -> Count:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -226,7 +227,9 @@ def test_every_kind_of_episode_is_reached_from_the_command_line(glyphs_store, tm
     shown = json.loads(run("split", glyphs_store, "--how", "far", "-o", tmp_path / "split.json").stdout)
     assert shown["distance"] == "groups"
     assert sum(map(len, json.loads((tmp_path / "split.json").read_text()).values())) == sum(shown["sizes"].values())
-    warned = run("plan", glyphs_store, "--ways", "5..5000")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warned = run("plan", glyphs_store, "--ways", "5..5000")
     assert "warning: ways=5..5000 ends at" in warned.stderr
 
 

@@ -134,13 +134,12 @@ def plan(sampler, classes, spec, seed, index, pools=None, hold=1):
 def exp(x):
     """e ** x by the same halving and Taylor sum."""
     halvings = 0
-    while abs(x) > 0.5:
+    while abs(x) > 0.35:
         x *= 0.5
         halvings += 1
-    total = term = 1.0
-    for i in range(1, 18):
-        term = term * x / i
-        total += term
+    total = 0.0
+    for n in range(14, -1, -1):
+        total = total * x + 1.0 / math.factorial(n)
     for _ in range(halvings):
         total *= total
     return total

@@ -34,7 +34,12 @@ FLAT = Pools(kernel.FLAT, EMPTY, EMPTY)
 
 def key_of(classes: ClassIndex, name: str, version: int, seed: int) -> tuple[np.uint64, np.uint64]:
     """Seed and stream of a sampler's draws over a split."""
-    return np.uint64(check_word("seed", seed)), np.uint64(stream_key(classes.split, name, version))
+    return _key(classes.split, name, version, seed)
+
+
+@lru_cache(maxsize=256, typed=True)  # typed: True is no seed, though it equals 1
+def _key(split: str, name: str, version: int, seed: int) -> tuple[np.uint64, np.uint64]:
+    return np.uint64(check_word("seed", seed)), np.uint64(stream_key(split, name, version))
 
 
 def most_ways(classes: ClassIndex, spec: EpisodeSpec) -> int:
@@ -97,8 +102,7 @@ def with_rows(
             f"episode {first + int(short[0])} finds only {-1 - distractors[short[0]]} classes for its distractors (lower "
             "distractors, or draw them from any group)"
         )
-    used = np.arange(positions.shape[1]) < (ways + distractors)[:, None]
-    offsets = [_offsets(np.where(used, counts, 0).sum(axis=1)) for counts in (k, q, u)]
+    offsets = [_offsets(counts.sum(axis=1)) for counts in (k, q, u)]  # slots beyond the classes hold 0
     support, query, unlabeled, slots = (np.empty(o[-1], np.int64) for o in (*offsets, offsets[2]))
     kernel.fill_rows(
         *key,
@@ -256,17 +260,20 @@ def draw_plan(
 ) -> EpisodePlan:
     """The plan of episode `index`, as `draw_block` has it."""
     index = check_word("index", index)
-    if not (_is_simple(spec, classes) and hold == 1 and pools.mode in (kernel.FLAT, kernel.POOLS)):
+    if not (_is_simple(spec, classes) and hold == 1 and pools.mode == kernel.FLAT):
         return draw_block(key, classes, spec, index, 1, pools, hold).plan(0)
-    positions, support, query = _fixed_rows(key, classes, spec, index, 1, pools)
-    labels = _labels(spec.ways.low, spec.shots.low, spec.queries.low)
+    ways, shots, queries = spec.ways.low, spec.shots.low, spec.queries.low
+    drawn = np.empty(ways * (1 + shots + queries), np.int64)
+    kernel.fill_one(*key, np.uint64(index), shots, queries, classes.extents, scratch(), drawn)
+    positions, cut = drawn[:ways], ways * (1 + shots)
+    labels = _labels(ways, shots, queries)
     return EpisodePlan(
         index=index,
-        class_ids=classes.ids[positions[0]],
-        variants=classes.variants[positions[0]],
-        support=support.reshape(-1),
+        class_ids=classes.ids[positions],
+        variants=classes.variants[positions],
+        support=drawn[ways:cut],
         support_labels=labels[0],
-        query=query.reshape(-1),
+        query=drawn[cut:],
         query_labels=labels[1],
         unlabeled=EMPTY,
         unlabeled_labels=EMPTY,

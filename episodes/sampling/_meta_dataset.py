@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from episodes.rng import CLASSES, COUNTS, GROUPS, WAYS, below, choose, jit, philox
@@ -30,17 +32,20 @@ def unit(word):
     return np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
+# 1 / n! for n = 14 .. 0, for Horner's rule.
+_TAYLOR = tuple(1.0 / math.factorial(n) for n in range(14, -1, -1))
+
+
 @jit
 def exp(x):
     """e ** x by halving and a Taylor sum: additions and products only, so the same double on every machine."""
     halvings = 0
-    while abs(x) > 0.5:
+    while abs(x) > 0.35:
         x *= 0.5
         halvings += 1
-    total, term = 1.0, 1.0
-    for i in range(1, 18):
-        term = term * x / i
-        total += term
+    total = 0.0
+    for coefficient in _TAYLOR:
+        total = total * x + coefficient
     for _ in range(halvings):
         total *= total
     return total
@@ -67,11 +72,13 @@ def support_bound(beta, rows, queries, contribution, most):
 def split_shots(alphas, rows, queries, bound, out):
     """Shots of each class: proportions by all its rows and its weight, cut at the rows that are left after queries."""
     ways = len(rows)
+    weights = np.empty(ways)
     total = 0.0
     for j in range(ways):
-        total += rows[j] * exp(alphas[j])
+        weights[j] = rows[j] * exp(alphas[j])
+        total += weights[j]
     for j in range(ways):
-        share = rows[j] * exp(alphas[j]) / total
+        share = weights[j] / total
         out[j] = min(int(np.floor(share * (bound - ways))) + 1, rows[j] - queries)
 
 

@@ -1,0 +1,122 @@
+"""Plans a second on one core, against NumPy doing the same task in the same run.
+
+    python benchmarks/sampling.py
+
+Prints one line a case: microseconds an episode, the same for NumPy, and their ratio. Each figure is the best of several
+rounds, ours and NumPy's in turns, so that a busy machine disturbs both.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from worlds import class_index
+
+from episodes.rng import scratch
+from episodes.sampling import _engine, meta_dataset, uniform
+from episodes.sampling import _kernels as kernel
+from episodes.spec import EpisodeSpec
+
+ROUNDS = 9
+CLASSES, ROWS = 1623, 20
+FIXED = EpisodeSpec(ways=5, shots=1, queries=15)
+VARIABLE = EpisodeSpec(ways="variable", shots="variable", queries="variable")
+
+
+def seconds(call: Callable[[int], Any], calls: int) -> float:
+    """Seconds a call."""
+    begin = time.perf_counter()
+    for i in range(calls):
+        call(i)
+    return (time.perf_counter() - begin) / calls
+
+
+def compare(ours: Callable[[int], Any], episodes: int, calls: int, reference: Callable[[int], Any], name: str) -> float:
+    """Print a case; returns our seconds an episode."""
+    ours(0)
+    pairs = [(seconds(ours, calls) / episodes, seconds(reference, max(20, calls // 4))) for _ in range(ROUNDS)]
+    mine, numpy = (min(column) for column in zip(*pairs, strict=True))
+    print(f"{name:<44} {1e6 * mine:8.3f} us  NumPy {1e6 * numpy:8.2f} us  {numpy / mine:6.1f}x")
+    return mine
+
+
+def numpy_fixed(rng: np.random.Generator, starts: np.ndarray) -> Callable[[int], Any]:
+    """5-way 1-shot 15-query: classes, rows of each, and the two parts as arrays."""
+
+    def draw(_: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        classes = rng.choice(CLASSES, 5, replace=False)
+        rows = np.stack([starts[c] + rng.choice(ROWS, 16, replace=False) for c in classes])
+        return classes, rows[:, :1].reshape(-1), rows[:, 1:].reshape(-1)
+
+    return draw
+
+
+def numpy_meta_dataset(rng: np.random.Generator, starts: np.ndarray, num: int) -> Callable[[int], Any]:
+    """Meta-Dataset's flat procedure with rows, for classes of 20."""
+
+    def draw(_: int) -> tuple[np.ndarray, np.ndarray]:
+        ways = int(rng.integers(5, 51))
+        classes = rng.choice(num, ways, replace=False)
+        queries, room = 10, 10
+        bound = min(500, ways * (math.floor(rng.random() * room) + 1))
+        weights = np.exp(rng.uniform(math.log(0.5), math.log(2), ways))
+        shots = np.minimum(np.floor(weights / weights.sum() * (bound - ways)).astype(int) + 1, room)
+        rows = [starts[c] + rng.choice(20, k + queries, replace=False) for c, k in zip(classes, shots, strict=True)]
+        support = np.concatenate([r[:k] for r, k in zip(rows, shots, strict=True)])
+        return support, np.concatenate([r[k:] for r, k in zip(rows, shots, strict=True)])
+
+    return draw
+
+
+def main() -> None:
+    """All cases."""
+    classes, rng = class_index([ROWS] * CLASSES), np.random.default_rng(0)
+    reference = numpy_fixed(rng, classes.starts)
+    sampler = uniform.make(uniform.Options())
+    compare(
+        lambda i: sampler.block(classes, FIXED, 0, 1024 * i, 1024),
+        1024,
+        20,
+        reference,
+        "5-way 1-shot, block of 1,024 plans",
+    )
+    compare(lambda i: sampler.plan(classes, FIXED, 0, i), 1, 2000, reference, "5-way 1-shot, one EpisodePlan a call")
+    key = _engine.key_of(classes, "uniform", 1, 0)
+    numbers = scratch()
+
+    def kernel_call(i: int) -> None:
+        kernel.fill_one(*key, i, 1, 15, classes.extents, numbers, np.empty(5 * 17, np.int64))
+
+    compare(kernel_call, 1, 2000, reference, "5-way 1-shot, one kernel call")
+
+    omniglot = class_index([20] * 883)
+    meta = meta_dataset.make(meta_dataset.Options())
+    block = meta.block(omniglot, VARIABLE, 0, 0, 1024)
+    indices = (len(block.support) + len(block.query) + int(block.ways.sum())) / 1024
+    mine = compare(
+        lambda i: meta.block(omniglot, VARIABLE, 0, 1024 * i, 1024), 1024, 4,
+        numpy_meta_dataset(rng, omniglot.starts, 883), "Meta-Dataset flat with rows, block of 1,024",
+    )  # fmt: skip
+    print(f"{'':<44} {1e9 * mine / indices:8.2f} ns a drawn index ({indices:.0f} an episode)")
+
+    begin = time.perf_counter()
+    large = class_index([10_000_000, *[20] * 99_999])
+    spec = EpisodeSpec(ways=1000, shots=1, queries=2)
+    sampler.plan(large, spec, 0, 0)
+    first, again = time.perf_counter() - begin, seconds(lambda i: sampler.plan(large, spec, 0, i), 50)
+    columns = (large.ids, large.starts, large.counts, large.groups, large.variants, large.extents)
+    print(f"100,000 classes, one of 10 million rows: 1,000-way plan {1e6 * again:.0f} us (first {first:.2f} s); ", end="")
+    print(f"index {sum(column.nbytes for column in columns) / 2**20:.1f} MiB and the names")
+
+
+if __name__ == "__main__":
+    main()
