@@ -116,6 +116,9 @@ def episode_table(values: Mapping[str, Any], base: EpisodeTable | None = None) -
     table = config.to_table(base) if base is not None else {}
     if (file := values.get("episode_file")) is not None:
         table = _toml(file)
+    if (sampler := values.get("sampler")) is not None and sampler != table.get("sampler", "uniform"):
+        # Another policy has counts and options of its own.
+        table = {name: value for name, value in table.items() if name not in (*COUNTS, "options")}
     known = {f.name for f in fields(EpisodeTable)} - {"options"}
     table |= {name: value for name, value in values.items() if name in known and value is not None}
     if given := values.get("options"):

@@ -41,9 +41,9 @@ class EpisodeSpec:
     """Query rows of each distractor class, with label -1: open-set episodes."""
     distractor_groups: Relation
     """Which classes may distract: any; those of the episode's groups (hard); those of other groups (easy)."""
-    fixed: bool = field(compare=False, repr=False)
+    fixed: bool = field(init=False, compare=False, repr=False)
     """Every episode has the same size, with the same counts for each class, and no distractors."""
-    _hash: int = field(compare=False, repr=False)
+    _hash: int = field(init=False, compare=False, repr=False)
 
     def __init__(
         self,

@@ -119,6 +119,20 @@ def test_classes_seen_in_training_are_counted_in_the_result(trained):
     assert "SEEN" not in run("evaluate", trained, "--episodes", 4, "-o", out, "--overwrite").stdout
 
 
+def test_another_policy_brings_its_own_counts(trained, glyphs_store):
+    out = trained / "meta"
+    run("evaluate", trained, "--split", "test", "--sampler", "meta-dataset", "--episodes", 4, "-o", out)
+    result = json.loads(out.with_suffix(".json").read_text())["results"][0]
+    assert (result["sampler"], result["spec"]) == (
+        "meta_dataset",
+        {"ways": "variable", "shots": "variable", "queries": "variable"},
+    )
+    frozen = trained / "list.jsonl"
+    run("freeze", glyphs_store, "--split", "test", "--queries", 3, "--count", 6, "-o", frozen)
+    result = run("evaluate", trained, "--split", "test", "--sampler", "frozen", "-O", f"path={frozen}", "-o", trained / "f")
+    assert "over 6 episodes" in result.stdout
+
+
 def test_help_states_only_the_defaults_that_apply():
     assert "[default: train]" in run("plan", "--help").stdout
     assert "[default: train]" not in run("evaluate", "--help").stdout
