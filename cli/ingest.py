@@ -16,6 +16,13 @@ COMMON = (
     click.Option(["--workers"], type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
     click.Option(["--hierarchy"], type=click.Path(path_type=Path), help="Is-a pairs: parent,child or data.noun."),
     click.Option(["--skip-broken"], is_flag=True, help="Leave out what cannot be decoded; the manifest records it."),
+    click.Option(
+        ["--duplicates"],
+        type=click.Choice(["warn", "error"]),
+        default="warn",
+        show_default=True,
+        help="Equal samples in two classes; in two splits they are always refused.",
+    ),
     click.Option(["--overwrite"], is_flag=True, help="Replace STORE, or start an unfinished ingest over."),
     click.Option(["--resume"], is_flag=True, help="Go on with an unfinished ingest."),
 )
@@ -64,6 +71,7 @@ def run(name: str, values: dict[str, Any]) -> None:
             shard_bytes=values["shard_mb"] << 20,
             workers=values["workers"],
             skip_broken=values["skip_broken"],
+            duplicates=values.get("duplicates", "warn"),
             overwrite=values["overwrite"],
             resume=values["resume"],
             progress=progress,

@@ -168,6 +168,27 @@ def test_resume_of_a_finished_store_changes_nothing(store):
     assert bytes_of(store) == before
 
 
+class Doubled(TellingReader):
+    """The first sample of `one` is also in class `two`."""
+
+    def __init__(self, one, two):
+        super().__init__([9, 9, 9, 9])
+        self.one, self.two = one, two
+
+    def _load(self, c, place):
+        return super()._load(self.one if (c, place) == (self.two, 0) else c, place)
+
+
+def test_equal_samples_in_two_classes_are_a_warning_in_two_splits_an_error(tmp_path):
+    with pytest.warns(UserWarning, match=r"'000' of class 'class00' and '000' of class 'class01' are equal \(1 such"):
+        ingest(Doubled(0, 1), tmp_path / "a.store")
+    with pytest.raises(StoreError, match="are equal .* accept them with --duplicates warn"):
+        ingest(Doubled(0, 1), tmp_path / "b.store", duplicates="error")
+    with pytest.raises(StoreError, match="are equal, in splits 'train' and 'test' of list 'halves'"):
+        ingest(Doubled(0, 3), tmp_path / "c.store")
+    assert sorted(p.name for p in tmp_path.glob("*.store")) == ["a.store"]
+
+
 def test_a_broken_sample_stops_the_ingest_by_name(tmp_path):
     with pytest.raises(ReaderError, match=r"class01/003.*--skip-broken"):
         ingest(TellingReader(COUNTS, broken=((1, 3), (2, 2))), tmp_path / "b.store")

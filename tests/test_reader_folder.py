@@ -473,11 +473,11 @@ def test_files_of_splits_and_folders_of_splits_share_their_names(tree, tmp_path)
 
 def test_resume_notices_a_picture_of_another_length(tree, tmp_path):
     options = folder.Options()
-    ingest(folder.make(tree, options), tmp_path / "s.store", options=options)
+    ingest(folder.make(tree / "train", options), tmp_path / "s.store", options=options)
     picture = tree / "train" / "ant" / "images" / "0.png"
     picture.write_bytes(picture.read_bytes() + b" ")
     with pytest.raises(StoreError, match="made from another source"):
-        ingest(folder.make(tree, options), tmp_path / "s.store", options=options, resume=True)
+        ingest(folder.make(tree / "train", options), tmp_path / "s.store", options=options, resume=True)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such file names")

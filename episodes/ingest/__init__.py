@@ -19,8 +19,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+
 from episodes.errors import ReaderError, StoreError
 from episodes.ingest._decode import fill
+from episodes.ingest._duplicates import OnDuplicates, check_duplicates
 from episodes.ingest._work import Work, count_classes
 from episodes.protocols import Reader
 from episodes.store.manifest import (
@@ -50,6 +53,7 @@ def ingest(
     shard_bytes: int = SHARD_BYTES,
     workers: int | None = None,
     skip_broken: bool = False,
+    duplicates: OnDuplicates = "warn",
     overwrite: bool = False,
     resume: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -64,6 +68,8 @@ def ingest(
         shard_bytes: size of a shard's rows; changes files, not episodes.
         workers: decoding threads; default one a core. Changes speed only.
         skip_broken: leave out samples that cannot be decoded and record them in the manifest, instead of stopping.
+        duplicates: equal samples in two classes of a split: ``warn`` with their number, or ``error``. In two splits of
+            a list they are always refused.
         overwrite: replace the store at `out`, and drop an unfinished one.
         resume: go on with an unfinished ingest; if `out` is already complete from this very source, do nothing.
         progress: called with (samples done, samples in all).
@@ -95,7 +101,7 @@ def ingest(
         done.extend(_write_shards(partial, work, done, pool, progress))
     finally:
         pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for what is queued
-    manifest = _finish(partial, work, done)
+    manifest = _finish(partial, work, done, duplicates)
     _swap_in(partial, out)
     return manifest
 
@@ -175,16 +181,22 @@ def _write_shards(
         yield one
 
 
-def _finish(partial: Path, work: Work, done: Sequence[_Done]) -> Manifest:
+def _finish(partial: Path, work: Work, done: Sequence[_Done], duplicates: OnDuplicates) -> Manifest:
     """Write classes and manifest, and remove the notes of the shards."""
     shards = tuple(one.shard for one in done if one.shard)
     skipped = tuple(s for one in done for s in one.skipped)
-    counts = count_classes(work.samples)
+    counts, width = count_classes(work.samples), work.columns[KEY].row_bytes
     for one in skipped:
         counts[one.class_name] -= 1
         if not counts[one.class_name]:
             raise ReaderError(f"no sample of class '{one.class_name}' could be read (the last: {one.reason})")
-    table = ClassTable.build(counts, work.listing.groups, work.listing.splits, work.listing.is_a).to_json()
+    classes = ClassTable.build(counts, work.listing.groups, work.listing.splits, work.listing.is_a)
+    digests = b"".join(_column(partial, shard, DIGEST, DIGEST_BYTES) for shard in shards)
+    keys = np.concatenate([np.frombuffer(_column(partial, s, KEY, width), f"S{width}") for s in shards])
+    check_duplicates(
+        np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES), classes, lambda row: keys[row].decode(), duplicates
+    )
+    table = classes.to_json()
     manifest = Manifest(
         fields=dict(sorted(work.listing.fields.items())),
         columns=work.columns,
@@ -192,7 +204,7 @@ def _finish(partial: Path, work: Work, done: Sequence[_Done]) -> Manifest:
         rows_per_shard=work.rows_per_shard,
         shards=shards,
         classes_sha256=hashlib.sha256(table).hexdigest(),
-        content=_content(partial, shards),
+        content=hashlib.sha256(digests).hexdigest(),
         source=work.source,
         reader=work.reader,
         skipped=skipped,
@@ -205,13 +217,10 @@ def _finish(partial: Path, work: Work, done: Sequence[_Done]) -> Manifest:
     return manifest
 
 
-def _content(partial: Path, shards: Sequence[Shard]) -> str:
-    content = hashlib.sha256()
-    for shard in shards:
-        with (partial / shard.file).open("rb") as file:
-            file.seek(shard.offsets[DIGEST])
-            content.update(file.read(shard.rows * DIGEST_BYTES))
-    return content.hexdigest()
+def _column(partial: Path, shard: Shard, name: str, row_bytes: int) -> bytes:
+    with (partial / shard.file).open("rb") as file:
+        file.seek(shard.offsets[name])
+        return file.read(shard.rows * row_bytes)
 
 
 def _swap_in(partial: Path, out: Path) -> None:
