@@ -64,6 +64,7 @@ class Oracle:
         self._asked: list[int] = []
         self._spent = 0.0
         self._open = True
+        self._offered: int | None = None
 
     @property
     def rows(self) -> Int:
@@ -94,6 +95,8 @@ class Oracle:
         if not self._open:
             raise SpecError("the oracle is closed; open the next episode's")
         wanted = self._checked(places)
+        if self._offered is not None and wanted.tolist() != [self._offered]:
+            raise SpecError(f"places {wanted.tolist()} are not on offer; place {self._offered} is, and no other comes back")
         if self.batch is not None and len(wanted) > self.batch:
             raise SpecError(f"{len(wanted)} places in one request; batch={self.batch} is the most")
         price = float(self._costs[wanted].sum())
@@ -106,6 +109,10 @@ class Oracle:
     def affords(self, places: Sequence[int] | Int) -> bool:
         """Whether the rest of the budget pays for a request; what `ask` would refuse is not told apart."""
         return float(self._costs[self._checked(places)].sum()) <= self.remaining + 1e-9
+
+    def offer(self, place: int) -> None:
+        """From now on only `place` may be asked, until the next offer."""
+        self._offered = int(place)
 
     def close(self) -> None:
         """No more answers."""
@@ -154,6 +161,17 @@ def at_random(oracle: Oracle, seed: int = 0, index: int = 0) -> Iterator[tuple[I
     key = np.uint64(check_word("seed", seed)), np.uint64(stream_key("at_random", 1))
     choose(*key, ORACLE, np.uint64(0), np.uint64(check_word("index", index)), len(pool), scratch(), order)
     yield from _spend(oracle, pool[order])
+
+
+def one_by_one(oracle: Oracle, seed: int = 0, index: int = 0) -> Iterator[int]:
+    """Stream mode: the places of the pool in an order keyed by (seed, index); ask about each now, or never."""
+    order, pool = np.empty(len(oracle.pool), np.int64), oracle.pool
+    key = np.uint64(check_word("seed", seed)), np.uint64(stream_key("one_by_one", 1))
+    choose(*key, ORACLE, np.uint64(0), np.uint64(check_word("index", index)), len(pool), scratch(), order)
+    for place in pool[order].tolist():
+        oracle.offer(place)
+        yield place
+    oracle.close()
 
 
 def _spend(oracle: Oracle, order: Int) -> Iterator[tuple[Int, Int]]:

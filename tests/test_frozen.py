@@ -14,7 +14,7 @@ from worlds import class_index, memory_store
 import episodes
 from episodes import frozen
 from episodes.errors import EpisodesError, SpecError, StateMismatch
-from episodes.interactive import Oracle, at_random, in_order, learning_curve
+from episodes.interactive import Oracle, at_random, in_order, learning_curve, one_by_one
 from episodes.sampling import uniform
 from episodes.spec import EpisodeSpec
 
@@ -232,3 +232,18 @@ def test_policies_spend_the_budget_and_draw_a_learning_curve(policy):
     again = Oracle(EPISODE, budget=20, costs=costs, batch=3)
     assert learning_curve(again, policy, lambda places, labels: 0.0).labels.tolist() == curve.labels.tolist()
     assert again.asked == oracle.asked
+
+
+def test_in_a_stream_a_place_is_asked_now_or_never():
+    oracle = Oracle(EPISODE, budget=5)
+    seen = []
+    for place in one_by_one(oracle, seed=3):
+        if seen:
+            with pytest.raises(SpecError, match="are not on offer|was asked already"):
+                oracle.ask([seen[-1]])
+        if place % 3 == 0 and oracle.remaining >= 1:
+            assert oracle.ask([place]).tolist() == [EPISODE.unlabeled_labels[place]]
+        seen.append(place)
+    assert sorted(seen) == list(range(42))
+    assert len(oracle.asked) == 5
+    assert seen == list(one_by_one(Oracle(EPISODE, budget=5), seed=3))

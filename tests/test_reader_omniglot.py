@@ -154,8 +154,13 @@ def test_splits_of_the_official_layout_are_the_published_ones_also_without_the_o
         [1028, 172, 423],
         [883, 81, 659],
         [883, 81, 659],
+        [1100, 100, 423],
+        [1597],
     ]
-    assert list(splits) == ["vinyals", "lake", "meta-dataset"]
+    assert list(splits) == ["vinyals", "lake", "meta-dataset", "random", "no-latin"]
+    other = omniglot.make(tmp_path, omniglot.Options(split_seed=1)).listing().splits
+    assert other["random"] != splits["random"]
+    assert len(set().union(*other["random"].values())) == 1623
 
 
 def test_a_zip_unpacked_into_a_folder_of_its_own_name_is_understood(tmp_path):

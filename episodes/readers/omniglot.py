@@ -15,10 +15,13 @@ Split lists (classes in train / val / test):
   Lake's evaluation alphabets: never score such a model on Lake's benchmark.
 - ``lake``: background / evaluation alphabets; the five smallest background alphabets are val: 883 / 81 / 659.
 - ``meta-dataset``: 25 / 5 / 20 alphabets (Triantafillou et al. 2020); the same classes as ``lake`` with this choice of val.
+- ``random``: 1100 / 100 / 423 characters of all alphabets, shuffled by ``split_seed`` (as MANN and MAML do).
+- ``no-latin``: 1597 training classes without Latin, for tests on EMNIST.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -46,6 +49,7 @@ class Options:
     """How the images are stored."""
 
     size: int = field(default=28, metadata={"help": "height and width of the stored images, pixels"})
+    split_seed: int = field(default=0, metadata={"help": "seed of the split list random"})
 
     def __post_init__(self) -> None:
         if not 1 <= self.size <= 105:
@@ -84,7 +88,7 @@ class OmniglotReader:
             fields={"drawer": FieldSpec("uint8", ()), "image": FieldSpec("uint8", shape)},
             samples=samples,
             groups={c: alphabet(c) for c in classes},
-            splits=split_lists(members["images_background"], members["images_evaluation"]),
+            splits=split_lists(members["images_background"], members["images_evaluation"], self.options.split_seed),
         )
 
 
@@ -126,7 +130,7 @@ def check_complete(found: Mapping[str, Sequence[object]], name: str, source: Pat
             )
 
 
-def split_lists(background: Sequence[str], evaluation: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+def split_lists(background: Sequence[str], evaluation: Sequence[str], seed: int = 0) -> dict[str, dict[str, list[str]]]:
     """The published split lists over the classes of the two sets; see the module's docstring."""
     classes = [*background, *evaluation]
     vinyals = {split: [c for c in classes if c in members] for split, members in _vinyals().items()}
@@ -139,7 +143,10 @@ def split_lists(background: Sequence[str], evaluation: Sequence[str]) -> dict[st
         "val": [c for c in background if alphabet(c) in smallest],
         "test": list(evaluation),
     }
-    return {"vinyals": vinyals, "lake": lake, "meta-dataset": lake}
+    order = sorted(classes, key=lambda c: (hashlib.blake2b(f"{seed}/{c}".encode(), digest_size=8).digest(), c))
+    shuffled = {"train": sorted(order[:1100]), "val": sorted(order[1100:1200]), "test": sorted(order[1200:])}
+    no_latin = {"train": [c for c in classes if alphabet(c) != "Latin"]}
+    return {"vinyals": vinyals, "lake": lake, "meta-dataset": lake, "random": shuffled, "no-latin": no_latin}
 
 
 def _vinyals() -> dict[str, set[str]]:
