@@ -111,39 +111,45 @@ def choose(key0, key1, purpose, slot, index, n, scratch, out):
     the cost is that of the numbers drawn, not of n). Bounded numbers by Lemire's multiply and reject (2019), which has no
     bias. An `n` beyond the length of `scratch` draws the same without a permutation of n numbers.
     """
+    choose_at(key0, key1, purpose, slot, index, n, len(out), scratch, out, 0)
+
+
+@jit
+def choose_at(key0, key1, purpose, slot, index, n, k, scratch, out, at):
+    """`choose` into ``out[at : at + k]``; a slice costs a kernel as much as drawing several numbers."""
     if n > len(scratch):
-        _choose_sparse(key0, key1, purpose, slot, index, n, out)
+        _choose_sparse(key0, key1, purpose, slot, index, n, out[at : at + k])
         return
-    k, i = len(out), 0
+    i = 0
     block, rare = np.uint64(0), False
     while i < k:  # unrolled by the four words of a block: a third of the time goes otherwise
         block += np.uint64(1)
         word, second, third, fourth = philox(key0, key1, block, slot, purpose, index)
-        rare |= _swap(word, n, i, scratch, out)
+        rare |= _swap(word, n, i, scratch, out, at)
         i += 1
         if i < k:
-            rare |= _swap(second, n, i, scratch, out)
+            rare |= _swap(second, n, i, scratch, out, at)
             i += 1
         if i < k:
-            rare |= _swap(third, n, i, scratch, out)
+            rare |= _swap(third, n, i, scratch, out, at)
             i += 1
         if i < k:
-            rare |= _swap(fourth, n, i, scratch, out)
+            rare |= _swap(fourth, n, i, scratch, out, at)
             i += 1
     for i in range(k):
         # A place that a swap touched is some i, or its own number was the one it held when first touched, and went out.
         scratch[i] = i
-        scratch[out[i]] = out[i]
+        scratch[out[at + i]] = out[at + i]
     if rare:  # a word may have to be passed over: once in 2**64 / n draws
-        _choose_sparse(key0, key1, purpose, slot, index, n, out)
+        _choose_sparse(key0, key1, purpose, slot, index, n, out[at : at + k])
 
 
 @jit
-def _swap(word, n, i, scratch, out):
+def _swap(word, n, i, scratch, out, at):
     """Number i of a choice; True if the word may be one that bias-free drawing rejects."""
     span = np.uint64(n - i)
     j = i + np.int64(_mul_high(word, span))
-    out[i] = scratch[j]
+    out[at + i] = scratch[j]
     scratch[j] = scratch[i]  # place i is never looked at again
     return word * span < span
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from episodes.rng import CLASSES, COUNTS, DISTRACTORS, GROUPS, ROWS, UNLABELED, WAYS, below, choose, jit, philox
+from episodes.rng import CLASSES, COUNTS, DISTRACTORS, GROUPS, ROWS, UNLABELED, WAYS, below, choose, choose_at, jit, philox
 
 # Kinds of a count, and the rows of `forms`.
 RANGE, WEIGHTS, DEALT, ALL, TOTAL, VARIABLE = range(6)
@@ -52,7 +52,7 @@ def fill_fixed(key0, key1, first, mode, offsets, members, extents, scratch, posi
                 positions[b, label] = members[start + positions[b, label]]
         for label in range(ways):
             start, num = extents[positions[b, label]]
-            choose(key0, key1, ROWS, label, index, num, scratch, drawn)
+            choose_at(key0, key1, ROWS, label, index, num, shots + queries, scratch, drawn, 0)
             for i in range(shots):
                 support[b, label, i] = start + drawn[i]
             for i in range(queries):
@@ -280,7 +280,7 @@ def fill_rows(
             base = parted and len(seen) > 0 and seen[c]
             near = cut if parted else num
             first_part = shots + (0 if base else queries) + (0 if parted else hidden)
-            choose(key0, key1, purpose, slot, index, near, scratch, drawn[:first_part])
+            choose_at(key0, key1, purpose, slot, index, near, first_part, scratch, drawn, 0)
             if base:
                 choose(key0, key1, purpose, np.uint64(slot) + _SLOT, index, num - cut, scratch,
                        drawn[first_part : first_part + queries])  # fmt: skip
