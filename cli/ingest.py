@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,24 @@ from cli._options import PluginGroup, build, from_dataclass, paragraphs
 from cli._progress import bar
 from episodes import plugins
 
+if TYPE_CHECKING:
+    from episodes.store.manifest import Manifest
+
 COMMON = (
+    click.Option(
+        ["--encoding"],
+        type=click.Choice(["raw", "jpeg"]),
+        default="raw",
+        show_default=True,
+        help="How images are kept; jpeg keeps fitting JPEGs untouched and encodes the others again.",
+    ),
+    click.Option(
+        ["--quality"],
+        type=click.IntRange(1, 100),
+        default=95,
+        show_default=True,
+        help="Of images that are encoded, with --encoding jpeg.",
+    ),
     click.Option(["--shard-mb"], type=click.IntRange(1), default=16, show_default=True, help="Size of a shard, MiB."),
     click.Option(["--workers"], type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
     click.Option(["--hierarchy"], type=click.Path(path_type=Path), help="Is-a pairs: parent,child or data.noun."),
@@ -68,6 +85,8 @@ def run(name: str, values: dict[str, Any]) -> None:
             values["store"],
             options=options,
             is_a=is_a,
+            encoding=values.get("encoding", "raw"),
+            quality=values.get("quality", 95),
             shard_bytes=values["shard_mb"] << 20,
             workers=values["workers"],
             skip_broken=values["skip_broken"],
@@ -92,13 +111,18 @@ def summary(store: Path) -> str:
     smallest = min(range(len(table.names)), key=lambda c: table.counts[c])
     lines = [
         f"{store}: {len(table.names):,} classes, {opened.num_rows:,} samples, {len(table.group_names)} groups",
-        *(f"  field {n}: {f.dtype} {'x'.join(map(str, f.shape))}" for n, f in opened.fields.items()),
+        *(f"  field {n}: {f.dtype} {'x'.join(map(str, f.shape))}{_kept(manifest, n)}" for n, f in opened.fields.items()),
         *(f"  splits {name}: {_sizes(parts)}" for name, parts in table.splits.items()),
         f"  smallest class: {table.names[smallest]} ({table.counts[smallest]} rows)",
         f"  {len(manifest.shards)} shards, {sum(s.size for s in manifest.shards) / 2**20:,.1f} MiB",
         f"  fingerprint {manifest.fingerprint}",
     ]
     return "\n".join(lines)
+
+
+def _kept(manifest: Manifest, name: str) -> str:
+    encoding = manifest.encodings.get(name)
+    return f", kept as {encoding.codec} (quality {encoding.quality} where encoded at ingest)" if encoding else ""
 
 
 def _sizes(parts: Any) -> str:

@@ -46,6 +46,9 @@ class RawSample:
     """Decode: field name -> array. Called once, from any thread. Raises `ReaderError` naming the file."""
     size: int = 0
     """Bytes of the raw sample where that is cheap to tell; a resumed ingest is refused if it has changed."""
+    raw: Callable[[], Mapping[str, bytes]] | None = None
+    """Field name -> the bytes it is decoded from, for fields that are one encoded image. An encoded store keeps them
+    untouched where they decode to precisely what `load` gives; whether they do is found out by trying."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

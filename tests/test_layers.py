@@ -11,6 +11,7 @@ ONLY = {  # module -> the files, or folders, that may import it
     "llvmlite": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_fused.py"),
     "h5py": ("episodes/store/writer.py",),
     "PIL": ("episodes/readers/", "episodes/picture.py", "episodes/stats.py"),
+    "simplejpeg": ("episodes/store/_encoded.py",),
     "concurrent": ("episodes/ingest/",),
     "torch": ("episodes/adapters/", "learners/", "cli/train.py"),
     "lightning_fabric": ("learners/trainer.py",),

@@ -24,6 +24,7 @@ import numpy as np
 from episodes.errors import ReaderError, StoreError
 from episodes.ingest._decode import fill
 from episodes.ingest._duplicates import OnDuplicates, check_duplicates
+from episodes.ingest._encode import QUALITY, Kept, encodings_of
 from episodes.ingest._work import Work, count_classes
 from episodes.protocols import Reader
 from episodes.store.manifest import (
@@ -50,6 +51,8 @@ def ingest(
     *,
     options: Any = None,
     is_a: Sequence[tuple[str, str]] = (),
+    encoding: Kept = "raw",
+    quality: int = QUALITY,
     shard_bytes: int = SHARD_BYTES,
     workers: int | None = None,
     skip_broken: bool = False,
@@ -65,6 +68,9 @@ def ingest(
         out: folder to make.
         options: the reader's options, recorded in the manifest.
         is_a: (parent, child) pairs of a hierarchy above the classes, where the reader has none.
+        encoding: ``raw`` keeps decoded values; ``jpeg`` keeps images encoded, for stores that would not fit: a picture that
+            is a fitting JPEG already untouched, others encoded again, which loses a little. Other fields stay raw.
+        quality: of images that are encoded, 1..100.
         shard_bytes: size of a shard's rows; changes files, not episodes.
         workers: decoding threads; default one a core. Changes speed only.
         skip_broken: leave out samples that cannot be decoded and record them in the manifest, instead of stopping.
@@ -75,6 +81,7 @@ def ingest(
         progress: called with (samples done, samples in all).
 
     Raises:
+        ConfigError: an unknown encoding or quality, or no field that can be encoded.
         ReaderError: the source cannot be read; a sample is broken (and `skip_broken` is off) or not as declared.
         SpecError: an empty class, or splits that share classes.
         StoreError: `out` exists; an unfinished ingest exists and neither `resume` nor `overwrite` was said, or belongs to
@@ -87,7 +94,8 @@ def ingest(
     listing = reader.listing()
     if is_a:
         listing = replace(listing, is_a=is_a)
-    work = Work.plan(reader, listing, options, shard_bytes, skip_broken)
+    encodings = encodings_of(reader, listing, encoding, quality)
+    work = Work.plan(reader, listing, options, encodings, shard_bytes, skip_broken)
     if resume and not overwrite and out.exists():
         finished = Manifest.from_json((out / MANIFEST).read_bytes(), str(out / MANIFEST))
         if finished.source == work.source:
@@ -208,6 +216,7 @@ def _finish(partial: Path, work: Work, done: Sequence[_Done], duplicates: OnDupl
         source=work.source,
         reader=work.reader,
         skipped=skipped,
+        encodings=work.encodings,
     )
     write_whole(partial / CLASSES, table)
     for number in range(len(done)):

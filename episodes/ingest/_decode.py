@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -11,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from episodes.errors import ReaderError
+from episodes.ingest._encode import encode_image, join_images
 from episodes.ingest._work import Work
 from episodes.protocols import Arrays, FieldSpec, RawSample
-from episodes.store.manifest import DIGEST, DIGEST_BYTES, KEY, Skipped
+from episodes.store.manifest import DIGEST, KEY, Skipped, row_digest
 
 _BLOCK: Final = 16  # samples a decoding thread takes at a time
 
@@ -25,6 +25,7 @@ def fill(
     total = len(work.samples)
     room = min(work.rows_per_shard, total - start)
     columns = {name: np.zeros((room, *spec.shape), spec.dtype) for name, spec in work.columns.items()}
+    columns |= {name: np.empty(room, object) for name in work.encodings}  # the bytes of one image each
     skipped: list[Skipped] = []
     filled, position = 0, start
     while filled < room and position < total:
@@ -43,7 +44,10 @@ def fill(
         for values in columns.values():
             values[:filled] = values[good]
         position += count
-    return {name: values[:filled] for name, values in columns.items()}, skipped, position
+    columns = {name: values[:filled] for name, values in columns.items()}
+    for name in work.encodings:
+        columns |= join_images(name, columns[name])
+    return columns, skipped, position
 
 
 def _decode_block(
@@ -54,7 +58,7 @@ def _decode_block(
     for i in range(size):
         sample = work.samples[first + i]
         try:
-            _decode(sample, work.listing.fields, columns, slot + i)
+            _decode(sample, work, columns, slot + i)
         except ReaderError as error:
             if not work.skip_broken:
                 raise
@@ -62,15 +66,16 @@ def _decode_block(
     return broken
 
 
-def _decode(sample: RawSample, specs: Mapping[str, FieldSpec], columns: Mapping[str, NDArray[Any]], row: int) -> None:
-    values = sample.load()
-    _check_values(sample, specs, values)
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
-    for name in sorted(specs):
-        columns[name][row] = values[name]
-        digest.update(columns[name][row].tobytes())
+def _decode(sample: RawSample, work: Work, columns: Mapping[str, NDArray[Any]], row: int) -> None:
+    values = dict(sample.load())
+    _check_values(sample, work.listing.fields, values)
+    for name, value in values.items():
+        if name in work.encodings:
+            columns[name][row], values[name] = encode_image(sample, name, value, work.encodings[name])
+        else:
+            columns[name][row] = value
     columns[KEY][row] = sample.key.encode()
-    columns[DIGEST][row] = np.frombuffer(digest.digest(), np.uint8)
+    columns[DIGEST][row] = np.frombuffer(row_digest(values), np.uint8)
 
 
 def _check_values(sample: RawSample, specs: Mapping[str, FieldSpec], values: Arrays) -> None:

@@ -89,7 +89,8 @@ class FolderReader:
             if len(place) < 2:
                 raise ReaderError(f"picture {path} in {self.source} is in no class folder; move it into one")
             key = "/".join(place[1:])
-            samples.append(RawSample(place[0], key, partial(_load, tree, path, spec, self.options), tree.size(path)))
+            load, raw = partial(_load, tree, path, spec, self.options), partial(_raw, tree, path)
+            samples.append(RawSample(place[0], key, load, tree.size(path), raw))
         _check_empty(tree, {sample.class_name for sample in samples}, bool(splits))
         names = sorted({sample.class_name for sample in samples})
         groups = read_groups(self.options.groups) if self.options.groups else {}
@@ -181,3 +182,7 @@ def _load(tree: Tree, path: PurePosixPath, spec: FieldSpec, options: Options) ->
         got, expected = ("x".join(map(str, shape[1:])) for shape in (image.shape, spec.shape))
         raise ReaderError(f"picture {path} is {got}, the first one {expected} pixels (height x width); give --size")
     return {"image": image}
+
+
+def _raw(tree: Tree, path: PurePosixPath) -> Mapping[str, bytes]:
+    return {"image": tree.read(path)}

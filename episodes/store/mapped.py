@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from episodes.classes import ClassIndex, Int
 from episodes.errors import SpecError, StoreCorrupt, StoreError, near
 from episodes.protocols import FieldSpec
+from episodes.store._encoded import decode_rows
 from episodes.store._gather import gather
-from episodes.store.manifest import CLASSES, DIGEST, KEY, MANIFEST, Manifest
+from episodes.store.manifest import CLASSES, DIGEST, KEY, MANIFEST, SPAN, Manifest, row_digest
 from episodes.store.table import ClassTable
+
+_BLOCK = 256  # rows decoded at a time by `verify`
 
 
 class MappedStore:
@@ -84,10 +87,30 @@ class MappedStore:
     def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
         """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays.
 
+        Encoded fields are decoded in the calling thread, without the interpreter lock.
+
         Raises:
-            StoreError: a row is out of range, or an array of `out` is not contiguous or of another type or shape.
+            StoreError: a row is out of range, or an array of `out` is not contiguous or of another type or shape; the
+                decoder of an encoded field is not installed.
+            StoreCorrupt: an image is damaged; its row and sample key are named.
         """
-        return {name: self._column(name, rows, None if out is None else out[name]) for name in self.fields}
+        return {name: self._values(name, rows, None if out is None else out[name]) for name in self.fields}
+
+    def _values(self, name: str, rows: Int, out: NDArray[Any] | None) -> NDArray[Any]:
+        if name not in self.manifest.encodings:
+            return self._column(name, rows, out)
+        out = _array(name, self.fields[name], len(rows), out)
+
+        def damaged(i: int, reason: str) -> StoreCorrupt:
+            key = self.keys(rows[i : i + 1])[0]
+            return StoreCorrupt(
+                f"{self.path}: the image '{name}' of row {rows[i]}, sample '{key}', is damaged ({reason}); "
+                "ingest the source again"
+            )
+
+        spans = self._column(SPAN + name, rows)  # which also checks the rows
+        decode_rows(self._images[name], rows // self.manifest.rows_per_shard, spans, out, damaged)
+        return out
 
     def keys(self, rows: Int) -> list[str]:
         """Sample keys of `rows`: where each came from in the raw data."""
@@ -99,14 +122,7 @@ class MappedStore:
 
     def _column(self, name: str, rows: Int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         spec = self.manifest.columns[name]
-        shape, dtype = (len(rows), *spec.shape), np.dtype(spec.dtype)
-        if out is None:
-            out = np.empty(shape, dtype)
-        elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
-            raise StoreError(
-                f"array for field '{name}' must be contiguous, writable {dtype} of shape {shape}; "
-                f"it is {out.dtype} of shape {out.shape}"
-            )
+        out = _array(name, spec, len(rows), out)
         place = np.uint64(out.ctypes.data)
         rows = np.ascontiguousarray(rows, np.int64)
         wrong = gather(self._addresses[name], self.manifest.rows_per_shard, self.num_rows, spec.row_bytes, rows, place)
@@ -128,13 +144,24 @@ class MappedStore:
             for name in self.manifest.columns
         }
 
+    @cached_property
+    def _images(self) -> dict[str, list[NDArray[np.uint8]]]:
+        """Encoded field -> by shard, the memory in which its images lie."""
+        return {
+            name: [file[shard.offsets[name] :] for file, shard in zip(self._files, self.manifest.shards, strict=True)]
+            for name in self.manifest.encodings
+        }
+
     def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Read every byte and compare it with the hashes; ``progress(bytes done, bytes in all)`` is called on the way.
 
+        Encoded images are decoded, too, and compared with the digests of the values that ingest saw.
+
         Raises:
-            StoreCorrupt: the first damaged shard is named.
+            StoreCorrupt: the first damaged shard is named, or the first row that decodes to other values.
         """
-        total, done = sum(shard.size for shard in self.manifest.shards), 0
+        row_bytes = sum(spec.row_bytes for spec in self.fields.values()) if self.manifest.encodings else 0
+        total, done = sum(shard.size for shard in self.manifest.shards) + self.num_rows * row_bytes, 0
         for shard in self.manifest.shards:
             digest = hashlib.sha256()
             with (self.path / shard.file).open("rb") as file:
@@ -150,6 +177,31 @@ class MappedStore:
         content = hashlib.sha256(self.digests(np.arange(self.num_rows)).tobytes()).hexdigest()
         if content != self.manifest.content:
             raise StoreCorrupt(f"{self.path / MANIFEST} was altered: its content hash is not that of the shards")
+        for start in range(0, self.num_rows if self.manifest.encodings else 0, _BLOCK):
+            self._verify_values(np.arange(start, min(start + _BLOCK, self.num_rows)))
+            progress(done + min(start + _BLOCK, self.num_rows) * row_bytes, total)
+
+    def _verify_values(self, rows: Int) -> None:
+        values, digests = self.read(rows), self.digests(rows)
+        for i, row in enumerate(rows):
+            if row_digest({name: column[i] for name, column in values.items()}) != digests[i].tobytes():
+                raise StoreCorrupt(
+                    f"{self.path}: row {row}, sample '{self.keys(rows[i : i + 1])[0]}', decodes to other values than at "
+                    "ingest; is another JPEG decoder installed? (ingest the source again)"
+                )
+
+
+def _array(name: str, spec: FieldSpec, rows: int, out: NDArray[Any] | None) -> NDArray[Any]:
+    """`out` if it fits, a fresh array if it is None."""
+    shape, dtype = (rows, *spec.shape), np.dtype(spec.dtype)
+    if out is None:
+        return np.empty(shape, dtype)
+    if out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous or not out.flags.writeable:
+        raise StoreError(
+            f"array for field '{name}' must be contiguous, writable {dtype} of shape {shape}; "
+            f"it is {out.dtype} of shape {out.shape}"
+        )
+    return out
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from episodes.errors import StoreError
-from episodes.store.manifest import Shard
+from episodes.store.manifest import KEY, Shard
 
 
 def write_shard(path: Path, columns: Mapping[str, NDArray[Any]]) -> Shard:
     """Write `columns` (name -> [rows, ...]) as one HDF5 file, aside and then renamed: `path` is whole or absent.
 
-    Every column is a contiguous dataset aligned to a page, so that it can be mapped at its offset.
+    Every column is a contiguous dataset aligned to a page, so that it can be mapped at its offset. The column of an encoded
+    field has its images one after the other, [bytes].
 
     Raises:
         StoreError: the disk is full or the place cannot be written.
@@ -29,7 +30,7 @@ def write_shard(path: Path, columns: Mapping[str, NDArray[Any]]) -> Shard:
     write_whole(path, data)
     return Shard(
         file=path.name,
-        rows=len(next(iter(columns.values()))),
+        rows=len(columns[KEY]),
         size=len(data),
         sha256=hashlib.sha256(data).hexdigest(),
         offsets=offsets,
