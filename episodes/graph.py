@@ -106,6 +106,11 @@ def restrict(pairs: Iterable[tuple[str, str]], leaves: Sequence[str]) -> Pairs:
 
 
 def _classes_below(pairs: Pairs, top: str, leaves: set[str]) -> set[str]:
+    return _below(pairs, top) & leaves
+
+
+def _below(pairs: Iterable[tuple[str, str]], top: str) -> set[str]:
+    """All names below `top`."""
     children: dict[str, list[str]] = {}
     for parent, child in pairs:
         children.setdefault(parent, []).append(child)
@@ -116,7 +121,23 @@ def _classes_below(pairs: Pairs, top: str, leaves: set[str]) -> set[str]:
             if child not in found:
                 found.add(child)
                 reach.append(child)
-    return found & leaves
+    return found
+
+
+def rooted(pairs: Pairs, root: str, leaves: Sequence[str]) -> Pairs:
+    """The pairs at and below `root`: the hierarchy of a split whose classes are those below one node.
+
+    Meta-Dataset samples ImageNet's validation and test classes so: without it, other ancestors of theirs would count too.
+
+    Raises:
+        SpecError: no such name, or a class that is not below it.
+    """
+    if root not in (parents := {parent for parent, _ in pairs}):
+        raise SpecError(f"root='{root}' stands above no class of the hierarchy; {near(root, parents)[:200]}")
+    under = _below(pairs, root)
+    if outside := [leaf for leaf in leaves if leaf not in under]:
+        raise SpecError(f"class '{outside[0]}' is not below root='{root}' ({len(outside)} such classes)")
+    return tuple((parent, child) for parent, child in pairs if parent == root or parent in under)
 
 
 def _order(pairs: Pairs) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from episodes.distance import distances
 from episodes.errors import ReaderError, SpecError
-from episodes.graph import SamplingGraph, read_is_a, restrict
+from episodes.graph import SamplingGraph, read_is_a, restrict, rooted
 from episodes.splitting import split_classes
 from episodes.store.memory import MemoryStore
 
@@ -99,6 +99,30 @@ def test_kept_nodes_and_spans_are_those_of_enumerating_paths(case):
         assert {leaves[c] for c in graph.span(n)} == slow[name][0]
         reached = {c for child in graph.children[n] for c in (graph.span(child).tolist() if child >= 0 else [~child])}
         assert reached == set(graph.span(n).tolist()), "children of the collapsed graph span the same classes"
+
+
+@given(dags(), st.data())
+@settings(max_examples=200, deadline=None)
+def test_below_a_root_a_node_spans_what_it_spans_of_the_root(case, data):
+    pairs, leaves = restrict(*case), case[1]
+    slow = slow_spans(pairs, leaves)
+    root = data.draw(st.sampled_from(sorted(slow)))
+    inside = sorted(slow[root][0])
+    below = rooted(pairs, root, inside)
+    graph = SamplingGraph.build(below, inside)
+    assert {parent for parent, _ in below} <= {name for name in slow if reaches(pairs, root, name)}
+    for n, name in enumerate(graph.names):
+        assert {inside[c] for c in graph.span(n)} == slow[name][0] <= set(inside)
+    assert set(graph.names) == {n for n, (_, children) in slow.items() if children > 1 and reaches(pairs, root, n)}
+    if outside := sorted(set(leaves) - set(inside)):
+        with pytest.raises(SpecError, match=f"class '{outside[0]}' is not below root='{root}'"):
+            rooted(pairs, root, [*inside, outside[0]])
+    with pytest.raises(SpecError, match=f"root='{root}x' stands above no class of the hierarchy"):
+        rooted(pairs, f"{root}x", inside)
+
+
+def reaches(pairs, top, name):
+    return top == name or any(reaches(pairs, child, name) for parent, child in pairs if parent == top)
 
 
 @given(dags())

@@ -6,7 +6,7 @@ released sampler; equality is in distribution, not bit by bit. The classes come 
 - ``flat``: ways uniform in min_ways..max_ways, then classes uniform (most of its sources);
 - ``groups``: a group uniform, whatever its size, then ways and classes within it (Omniglot's alphabets);
 - ``graph``: a node of the hierarchy uniform among those that span min_ways..max_span classes; all of them, or max_ways of
-  them. The number of ways is not drawn (ImageNet).
+  them. The number of ways is not drawn (ImageNet). With ``root`` the hierarchy is that node and what is below it.
 
 A count of the spec that is ``variable`` follows the rules of the paper; one that is given replaces its rule. Labels are
 dealt by key, so that a label number never tells a class.
@@ -24,6 +24,7 @@ import numpy as np
 from episodes.classes import EMPTY, ClassIndex, Int
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
+from episodes.graph import SamplingGraph, rooted
 from episodes.plans import PlanBlock
 from episodes.rng import check_word, scratch
 from episodes.sampling import _meta_dataset as kernel
@@ -48,6 +49,7 @@ class Options:
     min_log_weight: float = field(default=math.log(0.5), metadata={"help": "lower end of the classes' log weights"})
     max_log_weight: float = field(default=math.log(2.0), metadata={"help": "upper end of the classes' log weights"})
     max_span: int = field(default=392, metadata={"help": "most classes under an eligible node (392 is ImageNet's)"})
+    root: str | None = field(default=None, metadata={"help": "use this node of the hierarchy and what is below it only"})
     all_classes: bool = field(default=False, metadata={"help": "every class of the split in every episode"})
     hold: int = field(default=1, metadata={"help": "episodes that share classes and counts, with fresh rows"})
 
@@ -62,6 +64,10 @@ class Options:
             raise SpecError(f"max_support: expected max_ways={self.max_ways} or more, got {self.max_support}")
         if not 0 <= self.ignore_hierarchy <= 1:
             raise SpecError(f"ignore_hierarchy: expected 0 to 1, got {self.ignore_hierarchy}")
+        if self.root is not None and self.hierarchy != "graph":
+            raise SpecError(
+                f"root='{self.root}' is a node of the hierarchy; it needs hierarchy=graph, not {self.hierarchy}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +123,7 @@ class MetaDatasetSampler:
                 name = classes.group_names[numbers[short[0]]]
                 raise SpecError(f"group '{name}' has {sizes[short[0]]} classes in split '{classes.split}'; min_ways="
                                 f"{o.min_ways} ({len(short)} of {len(sizes)} groups are too small)")  # fmt: skip
-        if o.hierarchy == "graph" and not len(_nodes(classes, o.min_ways, o.max_span)[0]) > 1:
+        if o.hierarchy == "graph" and not len(self._nodes(classes)[0]) > 1:
             raise SpecError(f"no node of the hierarchy spans {o.min_ways}..{o.max_span} classes of split '{classes.split}' "
                             "(min_ways, max_span)")  # fmt: skip
 
@@ -171,8 +177,11 @@ class MetaDatasetSampler:
         if self.options.hierarchy == "groups":
             return classes.groups_in_use[1:]
         if self.options.hierarchy == "graph":
-            return _nodes(classes, self.options.min_ways, self.options.max_span)
+            return self._nodes(classes)
         return EMPTY, EMPTY
+
+    def _nodes(self, classes: ClassIndex) -> tuple[Int, Int]:
+        return _nodes(classes, self.options.min_ways, self.options.max_span, self.options.root)
 
     def max_sizes(self, classes: ClassIndex, spec: EpisodeSpec) -> dict[str, int]:
         """Most support and query rows that an episode can have, for buffers and padding."""
@@ -185,9 +194,11 @@ class MetaDatasetSampler:
 
 
 @lru_cache(maxsize=32)
-def _nodes(classes: ClassIndex, low: int, high: int) -> tuple[Int, Int]:
+def _nodes(classes: ClassIndex, low: int, high: int, root: str | None) -> tuple[Int, Int]:
     """Class positions under each eligible node: ``(offsets [N + 1], members)``."""
     graph = classes.graph
+    if root is not None:
+        graph = SamplingGraph.build(rooted(classes.is_a, root, classes.names), classes.names)
     nodes = graph.eligible(low, high)
     spans = [graph.members[graph.offsets[n] : graph.offsets[n + 1]] for n in nodes]
     offsets = np.concatenate([[0], np.cumsum([len(span) for span in spans])]).astype(np.int64)
