@@ -27,9 +27,14 @@ from episodes.sampling import _kernels as kernel
 from episodes.spec import EpisodeSpec
 
 ROUNDS = 9
-CLASSES, ROWS = 1623, 20
+CLASSES, ROWS, BLOCK = 1623, 20, 128
 FIXED = EpisodeSpec(ways=5, shots=1, queries=15)
 VARIABLE = EpisodeSpec(ways="variable", shots="variable", queries="variable")
+
+
+def block_of(i: int) -> np.ndarray:
+    """Indices of the i-th block."""
+    return np.arange(BLOCK * i, BLOCK * (i + 1), dtype=np.uint64)
 
 
 def seconds(call: Callable[[int], Any], calls: int) -> float:
@@ -83,11 +88,11 @@ def main() -> None:
     reference = numpy_fixed(rng, classes.starts)
     sampler = uniform.make(uniform.Options())
     compare(
-        lambda i: sampler.block(classes, FIXED, 0, 1024 * i, 1024),
-        1024,
+        lambda i: sampler.block(classes, FIXED, 0, block_of(i)),
+        BLOCK,
         20,
         reference,
-        "5-way 1-shot, block of 1,024 plans",
+        "5-way 1-shot, block of 128 plans",
     )
     compare(lambda i: sampler.plan(classes, FIXED, 0, i), 1, 2000, reference, "5-way 1-shot, one EpisodePlan a call")
     key = _engine.key_of(classes, "uniform", 1, 0)
@@ -96,15 +101,20 @@ def main() -> None:
     def kernel_call(i: int) -> None:
         kernel.fill_one(*key, i, 1, 15, classes.extents, numbers, np.empty(5 * 17, np.int64))
 
-    compare(kernel_call, 1, 2000, reference, "5-way 1-shot, one kernel call")
+    compare(kernel_call, 1, 2000, reference, "5-way 1-shot, one kernel call, fresh output")
+    out, extents = np.empty(5 * 17, np.int64), classes.extents
+    compare(
+        lambda i: kernel.fill_one(*key, i, 1, 15, extents, numbers, out), 1, 2000, reference,
+        "5-way 1-shot, one kernel call, output reused",
+    )  # fmt: skip
 
     omniglot = class_index([20] * 883)
     meta = meta_dataset.make(meta_dataset.Options())
-    block = meta.block(omniglot, VARIABLE, 0, 0, 1024)
-    indices = (len(block.support) + len(block.query) + int(block.ways.sum())) / 1024
+    block = meta.block(omniglot, VARIABLE, 0, block_of(0))
+    indices = (len(block.support) + len(block.query) + int(block.ways.sum())) / BLOCK
     mine = compare(
-        lambda i: meta.block(omniglot, VARIABLE, 0, 1024 * i, 1024), 1024, 4,
-        numpy_meta_dataset(rng, omniglot.starts, 883), "Meta-Dataset flat with rows, block of 1,024",
+        lambda i: meta.block(omniglot, VARIABLE, 0, block_of(i)), BLOCK, 4,
+        numpy_meta_dataset(rng, omniglot.starts, 883), "Meta-Dataset flat with rows, block of 128",
     )  # fmt: skip
     print(f"{'':<44} {1e9 * mine / indices:8.2f} ns a drawn index ({indices:.0f} an episode)")
 

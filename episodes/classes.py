@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from episodes.graph import SamplingGraph
 
 Int = NDArray[np.int64]
+UInt = NDArray[np.uint64]
 
 EMPTY: Int = np.empty(0, np.int64)
 NONE_SEEN: NDArray[np.bool_] = np.empty(0, np.bool_)

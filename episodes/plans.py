@@ -1,4 +1,4 @@
-"""PlanBlock: the plans of consecutive episodes in flat arrays, and single plans cut out of it.
+"""PlanBlock: the plans of several episodes in flat arrays, and single plans cut out of it.
 
 B episodes; episode b has ``ways[b]`` classes and ``distractors[b]`` distractor classes, which fill the first
 ``ways[b] + distractors[b]`` slots of its line in the ``[B, S]`` arrays. Its support rows are
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from episodes.classes import ClassIndex, Int
+from episodes.classes import ClassIndex, Int, UInt
 from episodes.episode import EpisodePlan
 
 
@@ -21,8 +21,8 @@ from episodes.episode import EpisodePlan
 class PlanBlock:
     """See the module's docstring. Slots beyond an episode's classes hold 0."""
 
-    first: int
-    """Index of the first episode."""
+    indices: UInt
+    """[B] of the episodes."""
     classes: ClassIndex
     ways: Int
     """[B]"""
@@ -60,7 +60,7 @@ class PlanBlock:
         unlabeled_slots = self.unlabeled_slots[unlabeled]
         turned = slots > ways and bool(turns.any())
         return EpisodePlan(
-            index=self.first + b,
+            index=int(self.indices[b]),
             class_ids=self.classes.ids[positions[:ways]],
             variants=turns[:ways],
             support=self.support[self.support_offsets[b] : self.support_offsets[b + 1]],

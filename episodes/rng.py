@@ -48,7 +48,8 @@ OVERLAP: Final = 13
 ORACLE: Final = 14
 NEGATIVES: Final = 15
 
-UInt = NDArray[np.uint64]
+SCRATCH: Final = 1 << 16  # numbers below which a permutation is kept
+SMALL: Final = 64  # numbers below which one is made afresh, which beats undoing one
 
 
 def jit(function: Callable[..., Any]) -> Any:
@@ -57,15 +58,16 @@ def jit(function: Callable[..., Any]) -> Any:
 
 
 @intrinsic
-def _mul_high(typingctx, a, b):
-    """Upper 64 bits of a 64 × 64 bit product; one instruction, where Python-level limbs take a dozen."""
+def multiply(typingctx, a, b):
+    """Upper and lower 64 bits of a 64 × 64 bit product: one instruction gives both."""
 
     def codegen(context, builder, signature, args):
-        wide = ir.IntType(128)
+        wide, word = ir.IntType(128), ir.IntType(64)
         product = builder.mul(builder.zext(args[0], wide), builder.zext(args[1], wide))
-        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+        upper = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), word)
+        return context.make_tuple(builder, signature.return_type, (upper, builder.trunc(product, word)))
 
-    return types.uint64(types.uint64, types.uint64), codegen
+    return types.UniTuple(types.uint64, 2)(types.uint64, types.uint64), codegen
 
 
 _M0: Final = np.uint64(0xD2E7470EE14C6C93)
@@ -80,7 +82,9 @@ def philox(key0, key1, block, slot, purpose, index):
     x0, x1, x2, x3 = np.uint64(block), np.uint64(slot), np.uint64(purpose), np.uint64(index)
     k0, k1 = np.uint64(key0), np.uint64(key1)
     for _ in range(10):
-        x0, x1, x2, x3 = _mul_high(_M1, x2) ^ x1 ^ k0, _M1 * x2, _mul_high(_M0, x0) ^ x3 ^ k1, _M0 * x0
+        upper0, lower0 = multiply(_M0, x0)
+        upper1, lower1 = multiply(_M1, x2)
+        x0, x1, x2, x3 = upper1 ^ x1 ^ k0, lower1, upper0 ^ x3 ^ k1, lower0
         k0, k1 = k0 + _W0, k1 + _W1
     return x0, x1, x2, x3
 
@@ -96,11 +100,10 @@ def below(key0, key1, purpose, slot, index, n):
             block += np.uint64(1)
             words = philox(key0, key1, block, slot, purpose, index)
             lane = 0
-        word = words[lane]
+        upper, lower = multiply(words[lane], span)
         lane += 1
-        low = word * span
-        if low >= span or low >= (np.uint64(0) - span) % span:
-            return np.int64(_mul_high(word, span))
+        if lower >= span or lower >= (np.uint64(0) - span) % span:
+            return np.int64(upper)
 
 
 @jit
@@ -108,8 +111,9 @@ def choose(key0, key1, purpose, slot, index, n, scratch, out):
     """Fill `out` with ``len(out)`` different numbers below `n`, in random order; the first j do not depend on len(out).
 
     Partial Fisher-Yates on `scratch`, which must hold 0, 1, 2, ... and does so again on return (the swaps are undone, so
-    the cost is that of the numbers drawn, not of n). Bounded numbers by Lemire's multiply and reject (2019), which has no
-    bias. An `n` beyond the length of `scratch` draws the same without a permutation of n numbers.
+    the cost is that of the numbers drawn, not of n); its last `SMALL` places are free memory. Bounded numbers by Lemire's
+    multiply and reject (2019), which has no bias. An `n` beyond the length of `scratch` draws the same without a
+    permutation of n numbers.
     """
     choose_at(key0, key1, purpose, slot, index, n, len(out), scratch, out, 0)
 
@@ -117,8 +121,8 @@ def choose(key0, key1, purpose, slot, index, n, scratch, out):
 @jit
 def choose_at(key0, key1, purpose, slot, index, n, k, scratch, out, at):
     """`choose` into ``out[at : at + k]``; a slice costs a kernel as much as drawing several numbers."""
-    if n > len(scratch):
-        _choose_sparse(key0, key1, purpose, slot, index, n, out[at : at + k])
+    if n > len(scratch) - SMALL:
+        choose_sparse(key0, key1, purpose, slot, index, n, out[at : at + k])
         return
     i = 0
     block, rare = np.uint64(0), False
@@ -141,21 +145,22 @@ def choose_at(key0, key1, purpose, slot, index, n, k, scratch, out, at):
         scratch[i] = i
         scratch[out[at + i]] = out[at + i]
     if rare:  # a word may have to be passed over: once in 2**64 / n draws
-        _choose_sparse(key0, key1, purpose, slot, index, n, out[at : at + k])
+        choose_sparse(key0, key1, purpose, slot, index, n, out[at : at + k])
 
 
 @jit
 def _swap(word, n, i, scratch, out, at):
     """Number i of a choice; True if the word may be one that bias-free drawing rejects."""
     span = np.uint64(n - i)
-    j = i + np.int64(_mul_high(word, span))
+    upper, lower = multiply(word, span)
+    j = i + np.int64(upper)
     out[at + i] = scratch[j]
     scratch[j] = scratch[i]  # place i is never looked at again
-    return word * span < span
+    return lower < span
 
 
 @jit
-def _choose_sparse(key0, key1, purpose, slot, index, n, out):
+def choose_sparse(key0, key1, purpose, slot, index, n, out):
     """`choose` with the swapped places in a hash table: a class of ten million rows costs what is drawn of it."""
     size = 4
     while size < 4 * len(out):
@@ -170,13 +175,12 @@ def _choose_sparse(key0, key1, purpose, slot, index, n, out):
                 block += np.uint64(1)
                 words = philox(key0, key1, block, slot, purpose, index)
                 lane = 0
-            word = words[lane]
+            upper, lower = multiply(words[lane], span)
             lane += 1
-            low = word * span
             # 2**64 mod span, by wrap-around; computed only in the rare case that it can matter
-            if low >= span or low >= (np.uint64(0) - span) % span:
+            if lower >= span or lower >= (np.uint64(0) - span) % span:
                 break
-        j = i + np.int64(_mul_high(word, span))
+        j = i + np.int64(upper)
         at_i = _find(places, i)
         here = held[at_i] if places[at_i] == i else i
         at_j = _find(places, j)
@@ -195,15 +199,14 @@ def _find(places, place):
 
 
 _LOCAL = threading.local()
-SCRATCH: Final = 1 << 16
 
 
 def scratch() -> NDArray[np.int64]:
-    """0, 1, 2, ... for `choose`: one array a thread, made once."""
+    """0, 1, 2, ... for `choose` and free memory after it: one array a thread, made once."""
     try:
         return _LOCAL.scratch  # type: ignore[no-any-return]
     except AttributeError:
-        _LOCAL.scratch = np.arange(SCRATCH)
+        _LOCAL.scratch = np.arange(SCRATCH + SMALL)
         return _LOCAL.scratch  # type: ignore[no-any-return]
 
 

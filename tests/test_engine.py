@@ -82,11 +82,26 @@ def test_every_form_agrees_with_its_slow_twin(sampler, case, seed, index):
     assert list(zip(plan.unlabeled.tolist(), plan.unlabeled_labels.tolist(), strict=True)) == hidden
 
 
+EDGES = [20, 63, 64, 65, 600, rng.SCRATCH - 1, rng.SCRATCH, rng.SCRATCH + 1, 10_000_000]
+
+
+@settings(max_examples=100, deadline=None)
+@given(counts=st.lists(st.sampled_from(EDGES), min_size=3, max_size=6), seed=words, index=words, one=st.booleans())
+def test_classes_of_every_size_draw_as_the_slow_twin_does(counts, seed, index, one):
+    classes, spec = class_index(counts), EpisodeSpec(ways=3, shots=7 if one else "2..9 per class", queries=6)
+    block = UNIFORM.block(classes, spec, seed, np.array([index, index ^ 1], np.uint64))
+    for plan in (*block, UNIFORM.plan(classes, spec, seed, index)):
+        positions, _, support, query, _ = twin.plan(UNIFORM, classes, spec, seed, plan.index)
+        assert plan.class_ids.tolist() == positions
+        assert plan.support.tolist() == list(itertools.chain(*support))
+        assert plan.query.tolist() == list(itertools.chain(*query))
+
+
 @settings(max_examples=150, deadline=None)
 @given(case=cases(), seed=words, first=st.integers(0, 2**40))
 def test_a_block_is_its_single_plans_in_any_order(case, seed, first):
     classes, spec = case
-    block = GROUPS.block(classes, spec, seed, first, 7)
+    block = GROUPS.block(classes, spec, seed, np.arange(first, first + 7, dtype=np.uint64))
     for b in (3, 0, 6, 5):
         one, two = block.plan(b), GROUPS.plan(classes, spec, seed, first + b)
         for f in dataclasses.fields(one):
@@ -160,7 +175,7 @@ def test_labeled_and_unlabeled_rows_are_apart():
     classes = pools.partition(class_index([20] * 12), 0.25, 1001)
     labeled = {int(row) for c in range(12) for row in classes.rows(c)[:5]}
     spec = EpisodeSpec(ways=5, shots=1, queries=4, unlabeled=5, distractors=5)
-    for plan in UNIFORM.block(classes, spec, 1, 0, 300):
+    for plan in UNIFORM.block(classes, spec, 1, np.arange(300, dtype=np.uint64)):
         assert set(plan.support.tolist()) | set(plan.query.tolist()) <= labeled
         assert not set(plan.unlabeled.tolist()) & labeled
         assert (len(plan.unlabeled), int((plan.unlabeled_labels < 0).sum())) == (50, 25)

@@ -4,6 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import twin
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from worlds import class_index
 
@@ -73,7 +76,7 @@ def drawn(classes, count=EPISODES, **options):
     """Plan block of a sampler with these options."""
     sampler = meta_dataset.make(meta_dataset.Options(**options))
     sampler.require(classes, SPEC)
-    return sampler.block(classes, SPEC, 11, 0, count)
+    return sampler.block(classes, SPEC, 11, np.arange(count, dtype=np.uint64))
 
 
 def summed(block, name="shots"):
@@ -259,3 +262,12 @@ def test_plans_are_pinned():
     """A change here changes every user's episodes: raise the sampler's version and say so in the changelog."""
     plan = meta_dataset.make(_options()).plan(class_index([20, 35, 50] * 20), SPEC, 42, 48213)
     assert (plan.class_ids[:4].tolist(), plan.counts(plan.support_labels)[:6]) == ([40, 54, 18, 7], [13, 10, 6, 10, 21, 21])
+
+
+@settings(deadline=None)  # the first call compiles
+@given(st.lists(st.floats(-4, 4), min_size=1, max_size=60), st.booleans())
+def test_exponentials_of_many_are_those_of_each(numbers, usual):
+    x = np.clip(numbers, -0.7, 0.7) if usual else np.array(numbers)
+    out = np.empty(len(x))
+    kernel.exp_all(x, out)
+    assert out.tolist() == [twin.exp(one) for one in x.tolist()]

@@ -20,7 +20,7 @@ def numpy_words(seed: int, stream: int, purpose: int, slot: int, index: int, n: 
 def slow_choose(seed: int, stream: int, purpose: int, slot: int, index: int, n: int, k: int) -> list[int]:
     """The twin of `rng.choose`, on Python integers and NumPy's Philox."""
     source = iter(numpy_words(seed, stream, purpose, slot, index, 4 * k + 64))
-    numbers = list(range(n))
+    numbers: dict[int, int] = {}  # of places that were touched
     for i in range(k):
         span = n - i
         while True:
@@ -28,14 +28,14 @@ def slow_choose(seed: int, stream: int, purpose: int, slot: int, index: int, n: 
             if product % 2**64 >= (2**64 - span) % span:
                 break
         j = i + (product >> 64)
-        numbers[i], numbers[j] = numbers[j], numbers[i]
-    return numbers[:k]
+        numbers[i], numbers[j] = numbers.get(j, j), numbers.get(i, i)
+    return [numbers[i] for i in range(k)]
 
 
 def choose(seed: int, stream: int, purpose: int, slot: int, index: int, n: int, k: int) -> list[int]:
-    scratch, out = np.arange(n), np.empty(k, np.int64)
+    scratch, out = np.arange(n + rng.SMALL), np.empty(k, np.int64)
     rng.choose(np.uint64(seed), np.uint64(stream), purpose, slot, np.uint64(index), n, scratch, out)
-    assert np.array_equal(scratch, np.arange(n)), "the scratch is as it was"
+    assert np.array_equal(scratch[:n], np.arange(n)), "the scratch is as it was"
     sparse = np.empty(k, np.int64)
     rng.choose(np.uint64(seed), np.uint64(stream), purpose, slot, np.uint64(index), n, np.arange(0), sparse)
     assert np.array_equal(out, sparse), "a large n draws as a small one does"

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 
 from episodes import rng
-from episodes.classes import EMPTY, ClassIndex, Int
+from episodes.classes import EMPTY, ClassIndex, Int, UInt
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
 from episodes.plans import PlanBlock
@@ -51,21 +51,20 @@ def draw_block(
     key: tuple[np.uint64, np.uint64],
     classes: ClassIndex,
     spec: EpisodeSpec,
-    first: int,
-    count: int,
+    indices: UInt,
     pools: Pools = FLAT,
     hold: int = 1,
 ) -> PlanBlock:
-    """Plans of episodes `first` to `first` + `count` - 1: classes of one pool each, counts as the spec says."""
-    if _is_simple(spec, classes) and hold == 1 and pools.mode in (kernel.FLAT, kernel.POOLS):
-        return _fixed_block(key, classes, spec, first, count, pools)
-    slots = most_ways(classes, spec) + spec.distractors.high
+    """Plans of the episodes `indices` [B]: classes of one pool each, counts as the spec says."""
+    if spec.fixed and is_plain(spec, classes) and hold == 1 and pools.mode in (kernel.FLAT, kernel.POOLS):
+        return _fixed_block(key, classes, spec, indices, pools)
+    count, slots = len(indices), most_ways(classes, spec) + spec.distractors.high
     arrays = np.zeros((4, count, slots), np.int64)
     ways, distractors = np.empty((2, count), np.int64)
     table = tables(spec, most_ways(classes, spec))
     kernel.describe(
         *key,
-        np.uint64(first),
+        indices,
         np.uint64(hold),
         pools.mode,
         pools.offsets,
@@ -82,13 +81,14 @@ def draw_block(
         distractors,
         *arrays,
     )
-    return with_rows(key, classes, first, ways, distractors, *arrays)
+    return with_rows(key, classes, spec, indices, ways, distractors, *arrays)
 
 
 def with_rows(
     key: tuple[np.uint64, np.uint64],
     classes: ClassIndex,
-    first: int,
+    spec: EpisodeSpec,
+    indices: UInt,
     ways: Int,
     distractors: Int,
     positions: Int,
@@ -99,36 +99,40 @@ def with_rows(
     """The block of described episodes, with their rows drawn."""
     if (short := np.flatnonzero(distractors < 0)).size:
         raise SpecError(
-            f"episode {first + int(short[0])} finds only {-1 - distractors[short[0]]} classes for its distractors (lower "
+            f"episode {indices[short[0]]} finds only {-1 - distractors[short[0]]} classes for its distractors (lower "
             "distractors, or draw them from any group)"
         )
-    offsets = [_offsets(counts.sum(axis=1)) for counts in (k, q, u)]  # slots beyond the classes hold 0
+    offsets = np.empty((3, len(indices) + 1), np.int64)
+    kernel.fill_offsets(k, q, u, offsets)
     support, query, unlabeled, slots = (np.empty(o[-1], np.int64) for o in (*offsets, offsets[2]))
-    kernel.fill_rows(
-        *key,
-        np.uint64(first),
-        ways,
-        distractors,
-        positions,
-        k,
-        q,
-        u,
-        classes.starts,
-        classes.counts,
-        classes.labeled,
-        classes.seen,
-        classes.order,
-        scratch(),
-        support,
-        offsets[0],
-        query,
-        offsets[1],
-        unlabeled,
-        slots,
-        offsets[2],
-    )
+    if is_plain(spec, classes):
+        kernel.fill_plain_rows(*key, indices, ways, positions, k, q, classes.extents, scratch(), support, query)
+    else:
+        kernel.fill_rows(
+            *key,
+            indices,
+            ways,
+            distractors,
+            positions,
+            k,
+            q,
+            u,
+            classes.starts,
+            classes.counts,
+            classes.labeled,
+            classes.seen,
+            classes.order,
+            scratch(),
+            support,
+            offsets[0],
+            query,
+            offsets[1],
+            unlabeled,
+            slots,
+            offsets[2],
+        )
     return PlanBlock(
-        first=first,
+        indices=indices,
         classes=classes,
         ways=ways,
         distractors=distractors,
@@ -155,10 +159,10 @@ def draw_given(
     arrays = np.zeros((4, 1, slots), np.int64)
     arrays[0, 0, :num] = positions
     ways, distractors = np.array([num]), np.empty(1, np.int64)
-    table = tables(spec, max(num, most_ways(classes, spec)))
+    table, indices = tables(spec, max(num, most_ways(classes, spec))), one_index(index)
     kernel.describe(
         *key,
-        np.uint64(index),
+        indices,
         np.uint64(1),
         kernel.GIVEN,
         EMPTY,
@@ -175,7 +179,7 @@ def draw_given(
         distractors,
         *arrays,
     )
-    return with_rows(key, classes, index, ways, distractors, *arrays).plan(0)
+    return with_rows(key, classes, spec, indices, ways, distractors, *arrays).plan(0)
 
 
 def draw_ways(key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, index: int, available: int) -> int:
@@ -184,28 +188,38 @@ def draw_ways(key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: Episo
     return int(kernel.draw_ways(table.forms, table.values, table.thresholds, *key, np.uint64(index), available))
 
 
-def _offsets(sizes: Int) -> Int:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+def one_index(index: int) -> UInt:
+    """`index` as a block of one."""
+    return np.array([check_word("index", index)], np.uint64)
 
 
-def _is_simple(spec: EpisodeSpec, classes: ClassIndex) -> bool:
-    return spec.fixed and not spec.unlabeled.high and not len(classes.front) and not len(classes.order)
+def is_plain(spec: EpisodeSpec, classes: ClassIndex) -> bool:
+    """Support and query only, of classes whose rows are one pool, in order."""
+    hidden = spec.unlabeled.high or spec.distractors.high
+    return not hidden and not len(classes.front) and not len(classes.order)
 
 
 def _fixed_block(
-    key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, first: int, count: int, pools: Pools
+    key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, indices: UInt, pools: Pools
 ) -> PlanBlock:
-    positions, support, query = _fixed_rows(key, classes, spec, first, count, pools)
-    empty = np.empty(0, np.int64)
+    count, ways, shots, queries = len(indices), spec.ways.low, spec.shots.low, spec.queries.low
+    shape = _shape(ways, shots, queries, count)
+    positions = np.empty((count, ways), np.int64)
+    support, query = np.empty(count * ways * shots, np.int64), np.empty(count * ways * queries, np.int64)
+    numbers = scratch()
+    kernel.fill_classes(*key, indices, pools.mode, pools.offsets, pools.members, len(classes), numbers, positions)
+    kernel.fill_plain_rows(
+        *key, indices, shape["ways"], positions, shape["shots"], shape["queries"], classes.extents, numbers, support, query
+    )
     return PlanBlock(
-        first=first,
+        indices=indices,
         classes=classes,
         positions=positions,
-        support=support.reshape(-1),
-        query=query.reshape(-1),
-        unlabeled=empty,
-        unlabeled_slots=empty,
-        **_shape(spec.ways.low, spec.shots.low, spec.queries.low, count),
+        support=support,
+        query=query,
+        unlabeled=EMPTY,
+        unlabeled_slots=EMPTY,
+        **shape,
     )
 
 
@@ -227,29 +241,6 @@ def _shape(ways: int, shots: int, queries: int, count: int) -> dict[str, Int]:
     return shape
 
 
-def _fixed_rows(
-    key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, first: int, count: int, pools: Pools
-) -> tuple[Int, Int, Int]:
-    """``(positions [B, W], support [B, W, shots], query [B, W, queries])`` of episodes that are all of one size."""
-    ways = spec.ways.low
-    positions = np.empty((count, ways), np.int64)
-    support = np.empty((count, ways, spec.shots.low), np.int64)
-    query = np.empty((count, ways, spec.queries.low), np.int64)
-    kernel.fill_fixed(
-        *key,
-        np.uint64(first),
-        pools.mode,
-        pools.offsets,
-        pools.members,
-        classes.extents,
-        scratch(),
-        positions,
-        support,
-        query,
-    )
-    return positions, support, query
-
-
 def draw_plan(
     key: tuple[np.uint64, np.uint64],
     classes: ClassIndex,
@@ -260,8 +251,8 @@ def draw_plan(
 ) -> EpisodePlan:
     """The plan of episode `index`, as `draw_block` has it."""
     index = check_word("index", index)
-    if not (_is_simple(spec, classes) and hold == 1 and pools.mode == kernel.FLAT):
-        return draw_block(key, classes, spec, index, 1, pools, hold).plan(0)
+    if not (spec.fixed and is_plain(spec, classes) and hold == 1 and pools.mode == kernel.FLAT):
+        return draw_block(key, classes, spec, one_index(index), pools, hold).plan(0)
     ways, shots, queries = spec.ways.low, spec.shots.low, spec.queries.low
     drawn = np.empty(ways * (1 + shots + queries), np.int64)
     kernel.fill_one(*key, np.uint64(index), shots, queries, classes.extents, scratch(), drawn)

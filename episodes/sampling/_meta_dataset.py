@@ -52,6 +52,25 @@ def exp(x):
 
 
 @jit
+def exp_all(x, out):
+    """`exp` of every number of `x` [n] into `out`; the usual weights, of at most one halving, without a branch."""
+    usual = True
+    for j in range(len(x)):
+        usual &= abs(x[j]) <= 0.7
+    if not usual:
+        for j in range(len(x)):
+            out[j] = exp(x[j])
+        return
+    for j in range(len(x)):
+        halved = abs(x[j]) > 0.35
+        y = x[j] * 0.5 if halved else x[j]
+        total = 0.0
+        for coefficient in _TAYLOR:
+            total = total * y + coefficient
+        out[j] = total * total if halved else total
+
+
+@jit
 def num_queries(forms, smallest, most):
     """Queries of every class when the smallest chosen class has `smallest` rows."""
     if forms[F_SHOTS, KIND] == VARIABLE:
@@ -73,9 +92,10 @@ def split_shots(alphas, rows, queries, bound, out):
     """Shots of each class: proportions by all its rows and its weight, cut at the rows that are left after queries."""
     ways = len(rows)
     weights = np.empty(ways)
+    exp_all(alphas, weights)
     total = 0.0
     for j in range(ways):
-        weights[j] = rows[j] * exp(alphas[j])
+        weights[j] *= rows[j]
         total += weights[j]
     for j in range(ways):
         share = weights[j] / total
@@ -113,14 +133,14 @@ def _choose(key0, key1, index, mode, ignore, limits, offsets, members, num, form
 
 @jit
 def describe_meta_dataset(
-    key0, key1, first, hold, mode, ignore, limits, low_weight, high_weight, offsets, members, forms, values, thresholds,
+    key0, key1, indices, hold, mode, ignore, limits, low_weight, high_weight, offsets, members, forms, values, thresholds,
     counts, front, groups, scratch, ways, distractors, positions, k, q, u,
 ):  # fmt: skip
     """As `episodes.sampling._kernels.describe`; ``limits``: min_ways, max_ways, max_queries, max_support, contribution."""
     marks = np.zeros(len(counts) if forms[F_DISTRACTORS, HIGH] else 0, np.uint8)
     rows, alphas = np.empty(positions.shape[1], np.int64), np.empty(positions.shape[1])
     for b in range(len(ways)):
-        index = (first + np.uint64(b)) // hold
+        index = indices[b] // hold
         ways[b] = _choose(
             key0, key1, index, mode, ignore, limits, offsets, members, len(counts), forms, values, thresholds, scratch,
             positions[b],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from episodes.classes import ClassIndex
+from episodes.classes import ClassIndex, UInt
 from episodes.episode import EpisodePlan
 from episodes.errors import ConfigError, SpecError
 from episodes.plans import PlanBlock
@@ -67,10 +67,10 @@ class HierarchicalSampler:
         key = key_of(classes, self.name, self.version, seed)
         return draw_plan(key, classes, spec, index, _groups(classes), self.options.hold)
 
-    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, first: int, count: int) -> PlanBlock:
-        """The plans of `count` episodes from `first` on, in one go."""
+    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, indices: UInt) -> PlanBlock:
+        """The plans of the episodes `indices` [B] (uint64), in one go."""
         key = key_of(classes, self.name, self.version, seed)
-        return draw_block(key, classes, spec, first, count, _groups(classes), self.options.hold)
+        return draw_block(key, classes, spec, indices, _groups(classes), self.options.hold)
 
 
 def _groups(classes: ClassIndex) -> Pools:

@@ -21,14 +21,14 @@ from typing import Literal
 
 import numpy as np
 
-from episodes.classes import EMPTY, ClassIndex, Int
+from episodes.classes import EMPTY, ClassIndex, Int, UInt
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
 from episodes.graph import SamplingGraph, rooted
 from episodes.plans import PlanBlock
-from episodes.rng import check_word, scratch
+from episodes.rng import scratch
 from episodes.sampling import _meta_dataset as kernel
-from episodes.sampling._engine import key_of, with_rows
+from episodes.sampling._engine import key_of, one_index, with_rows
 from episodes.sampling._tables import tables
 from episodes.spec import EpisodeSpec
 
@@ -137,21 +137,22 @@ class MetaDatasetSampler:
 
     def plan(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> EpisodePlan:
         """The plan of episode `index` under `seed`; assumes that `require` passed."""
-        return self.block(classes, spec, seed, check_word("index", index), 1).plan(0)
+        return self.block(classes, spec, seed, one_index(index)).plan(0)
 
-    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, first: int, count: int) -> PlanBlock:
-        """The plans of `count` episodes from `first` on, in one go."""
+    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, indices: UInt) -> PlanBlock:
+        """The plans of the episodes `indices` [B] (uint64), in one go."""
         o = self.options
         key = key_of(classes, self.name, self.version, seed)
         offsets, members = self._pools(classes)
         most = len(classes) if o.all_classes else min(max(o.max_ways, spec.ways.high), len(classes))
+        count = len(indices)
         arrays = np.zeros((4, count, most + spec.distractors.high), np.int64)
         ways, distractors = np.empty((2, count), np.int64)
         table = tables(spec, most)
         modes = {"flat": kernel.FLAT, "groups": kernel.IN_GROUP, "graph": kernel.UNDER_NODE}
         kernel.describe_meta_dataset(
             *key,
-            np.uint64(first),
+            indices,
             np.uint64(o.hold),
             kernel.EVERY if o.all_classes else modes[o.hierarchy],
             o.ignore_hierarchy,
@@ -171,7 +172,7 @@ class MetaDatasetSampler:
             distractors,
             *arrays,
         )
-        return with_rows(key, classes, first, ways, distractors, *arrays)
+        return with_rows(key, classes, spec, indices, ways, distractors, *arrays)
 
     def _pools(self, classes: ClassIndex) -> tuple[Int, Int]:
         if self.options.hierarchy == "groups":

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from episodes.classes import ClassIndex
+from episodes.classes import ClassIndex, UInt
 from episodes.episode import EpisodePlan
 from episodes.errors import ConfigError, SpecError
 from episodes.plans import PlanBlock
@@ -50,10 +50,10 @@ class UniformSampler:
         key = key_of(classes, self.name, self.version, seed)
         return draw_plan(key, classes, spec, index, self._pools(classes), self.options.hold)
 
-    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, first: int, count: int) -> PlanBlock:
-        """The plans of `count` episodes from `first` on, in one go."""
+    def block(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, indices: UInt) -> PlanBlock:
+        """The plans of the episodes `indices` [B] (uint64), in one go."""
         key = key_of(classes, self.name, self.version, seed)
-        return draw_block(key, classes, spec, first, count, self._pools(classes), self.options.hold)
+        return draw_block(key, classes, spec, indices, self._pools(classes), self.options.hold)
 
     def _pools(self, classes: ClassIndex) -> Pools:
         return Pools(kernel.VARIANTS, *classes.bases) if self.options.variants_exclusive else FLAT
