@@ -105,14 +105,19 @@ class Transform:
         return f"Transform({', '.join(f'{name}={value!r}' for name, value in given)})"
 
     @property
-    def moves(self) -> bool:
-        """Whether pixels change place at random."""
-        return self.flip or self.crop_padding > 0 or self.rotate > 0 or self.translate > 0 or self.scale != (1.0, 1.0)
+    def resamples(self) -> bool:
+        """Whether places fall between pixels; if not, geometry moves whole pixels."""
+        return self.rotate > 0 or self.translate > 0 or self.scale != (1.0, 1.0)
+
+    @property
+    def tones(self) -> bool:
+        """Whether brightness or contrast change."""
+        return self.brightness > 0 or self.contrast > 0
 
     @property
     def draws(self) -> bool:
-        """Whether anything is random, so that `draw` is needed."""
-        return self.moves or self.brightness > 0 or self.contrast > 0
+        """Whether anything is random."""
+        return self.resamples or self.tones or self.flip or self.crop_padding > 0
 
     @property
     def pixels(self) -> Transform:
