@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli._options import episode_options
-from cli.plan import sampled
+
+if TYPE_CHECKING:
+    from episodes.protocols import SampleStore
+    from episodes.selection import Selection
 
 
 @click.command("freeze")
@@ -19,22 +23,25 @@ from cli.plan import sampled
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="List to write, JSON lines.")
 @click.option("--overwrite", is_flag=True, help="Replace the list if it exists.")
 def command(store: Path, count: int | None, runs: Path | None, output: Path, overwrite: bool, **values: Any) -> None:
-    """Write episodes of STORE to a list and print its hash.
+    """Write episodes of STORE to a list and print its hash. The list says which classes it is over.
 
     \b
     episodes freeze omniglot.store --split vinyals/test --count 600 -o test.jsonl
     episodes evaluate run --sampler frozen -O path=test.jsonl
     """
     import episodes
+    from cli.recipe import episode_table
     from episodes import frozen
+    from episodes.selection import Selection
 
     opened = episodes.open(store)
     if runs is not None:
         from episodes.omniglot_runs import published_runs
 
-        plans, seed = published_runs(runs, opened), 0
+        plans, seed, selection = published_runs(runs, opened), 0, Selection(split="lake/test")
     else:
-        series = sampled(store, values)
+        table = episode_table(values)
+        series, selection = table.series(opened), table.selection()
         length = count or (600 if series.length is None else series.length)
         plans, seed = [series.plan(i) for i in range(length)], series.seed
     digest = frozen.write(
@@ -44,6 +51,14 @@ def command(store: Path, count: int | None, runs: Path | None, output: Path, ove
         seed=seed,
         source=store.stem,
         keys=opened.keys,
+        selection=_in_full(selection, opened),
         overwrite=overwrite,
     )
     click.echo(f"{output}: {len(plans)} episodes, sha256 {digest}")
+
+
+def _in_full(selection: Selection, store: SampleStore) -> Selection:
+    """The selection with its splits by their full names: no reader needs to know the store's default list."""
+    named = {name: split for name in ("split", "base", "overlap_with") if (split := getattr(selection, name)) is not None}
+    in_full: dict[str, Any] = {name: store.split(split).split for name, split in named.items()}
+    return replace(selection, **in_full)

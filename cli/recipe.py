@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 import episodes
-from episodes import config, plugins
+from episodes import config, frozen, plugins
 from episodes.count import Count
 from episodes.errors import ConfigError, near
 from episodes.selection import Selection
@@ -110,20 +110,36 @@ class Recipe:
 def episode_table(values: Mapping[str, Any], base: EpisodeTable | None = None) -> EpisodeTable:
     """The episodes that flags describe: `base`, or the table in ``--episode FILE``, with the flags given changed.
 
+    A frozen list brings its own classes, unless a flag or the file names a split.
+
     Raises:
         ConfigError: a wrong key or value, named by its path.
+        SpecError: a frozen list that cannot be read.
     """
     table = config.to_table(base) if base is not None else {}
     if (file := values.get("episode_file")) is not None:
         table = _toml(file)
+    split_given = values.get("split") is not None or (file is not None and "split" in table)
     if (sampler := values.get("sampler")) is not None and sampler != table.get("sampler", "uniform"):
         # Another policy has counts and options of its own.
         table = {name: value for name, value in table.items() if name not in (*COUNTS, "options")}
     known = {f.name for f in fields(EpisodeTable)} - {"options"}
-    table |= {name: value for name, value in values.items() if name in known and value is not None}
+    flags = {name: value for name, value in values.items() if name in known and value is not None}
     if given := values.get("options"):
-        table["options"] = {**table.get("options", {}), **dict(_option(text) for text in given)}
-    return config.from_table(EpisodeTable, table)
+        flags["options"] = {**table.get("options", {}), **dict(_option(text) for text in given)}
+    if (table | flags).get("sampler") == "frozen" and not split_given:
+        table = _selected_by_list(table, (table | flags).get("options"))
+    return config.from_table(EpisodeTable, table | flags)
+
+
+def _selected_by_list(table: dict[str, Any], options: Any) -> dict[str, Any]:
+    """The table with the classes that the frozen list of these options was drawn from, where its header says them."""
+    path = options.get("path") if isinstance(options, Mapping) else None
+    selection = frozen.selection_of(Path(path)) if isinstance(path, (str, Path)) else None
+    if selection is None:
+        return table
+    names = {f.name for f in fields(Selection)}
+    return {name: value for name, value in table.items() if name not in names} | config.to_table(selection)
 
 
 def _option(text: str) -> tuple[str, Any]:

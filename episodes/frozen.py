@@ -1,7 +1,7 @@
 """Frozen lists: episodes written down as store rows, one JSON object a line, tied to a store by its fingerprint.
 
-The first line is ``{"count":n,"fingerprint":"..","format":1,"keys":"..","seed":s}``; then one line per episode, keys
-sorted, no spaces, ``i`` counting from 0:
+The first line is ``{"count":n,"fingerprint":"..","format":1,"keys":"..","seed":s,"selection":{"split":".."}}``; then one
+line per episode, keys sorted, no spaces, ``i`` counting from 0:
 
     {"class_ids":[..],"i":0,"queries":[..],"query":[rows],"shots":[..],"source":"omniglot","support":[rows],
      "unlabeled":[rows],"unlabeled_labels":[..]}
@@ -9,7 +9,8 @@ sorted, no spaces, ``i`` counting from 0:
 Rows are class by class, ``shots[k]`` and ``queries[k]`` of label k; query rows beyond the queries are of distractor
 classes. ``turns`` (quarter turns of the classes) and ``distractor_ids`` are there where an episode has any. The hash of a
 list is the SHA-256 of its bytes; ``keys`` in the header is the SHA-256 over sample keys instead of rows, so that lists over
-two stores of the same raw data can be compared.
+two stores of the same raw data can be compared. ``selection`` has what the classes were drawn from (`Selection`, without
+what is as by default); it says which classes a list is over to who reads it without saying so. Older lists have none.
 """
 
 from __future__ import annotations
@@ -17,16 +18,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from episodes.classes import EMPTY, ClassIndex, Int
+from episodes import config
+from episodes._list_checks import LineChecks
+from episodes.classes import ClassIndex, Int
 from episodes.episode import EpisodePlan
-from episodes.errors import EpisodesError, SpecError, StateMismatch
+from episodes.errors import ConfigError, EpisodesError, SpecError, StateMismatch
+from episodes.selection import Selection
 
 FORMAT: Final = 1
 
@@ -42,6 +46,8 @@ class FrozenList:
     """SHA-256 over the sample keys of all rows, in order."""
     source: str
     seed: int
+    selection: Selection | None
+    """What the classes were drawn from; None: an older list, which does not say."""
     plans: tuple[EpisodePlan, ...]
 
     def __len__(self) -> int:
@@ -61,6 +67,7 @@ def write(
     seed: int,
     source: str,
     keys: Callable[[Int], Sequence[str]],
+    selection: Selection | None = None,
     overwrite: bool = False,
 ) -> str:
     """Write plans to `path`, aside and renamed whole; returns the hash of the list.
@@ -72,6 +79,7 @@ def write(
         seed: they were drawn with.
         source: name of the data.
         keys: sample keys of store rows (`MappedStore.keys`).
+        selection: what the classes were drawn from; whoever reads the list need not say it then.
         overwrite: replace `path`.
 
     Raises:
@@ -85,7 +93,15 @@ def write(
         lines.append(_line(_entry(plan, i, source)))
         for rows in (plan.support, plan.query, plan.unlabeled):
             named.update("\x1e".join(keys(rows)).encode() + b"\x1d")
-    header = {"count": len(lines), "fingerprint": fingerprint, "format": FORMAT, "keys": named.hexdigest(), "seed": seed}
+    header: dict[str, Any] = {
+        "count": len(lines),
+        "fingerprint": fingerprint,
+        "format": FORMAT,
+        "keys": named.hexdigest(),
+        "seed": seed,
+    }
+    if selection is not None:
+        header["selection"] = _chosen(selection)
     data = _line(header) + b"".join(lines)
     aside = path.with_name(path.name + ".tmp")
     try:
@@ -95,6 +111,12 @@ def write(
         aside.unlink(missing_ok=True)
         raise EpisodesError(f"cannot write {path}: {error.strerror}") from error
     return hashlib.sha256(data).hexdigest()
+
+
+def _chosen(selection: Selection) -> dict[str, Any]:
+    """The split, and what else is not as by default."""
+    defaults = {f.name: f.default for f in fields(Selection)}
+    return {name: v for name, v in config.to_table(selection).items() if name == "split" or v != defaults[name]}
 
 
 def _line(value: dict[str, Any]) -> bytes:
@@ -146,12 +168,13 @@ def load(path: Path, classes: ClassIndex, fingerprint: str, expected: str | None
     list_hash = hashlib.sha256(data).hexdigest()
     if expected is not None and list_hash != expected:
         raise StateMismatch(f"{path} has hash {list_hash}; expected {expected}")
-    lines = data.decode("utf-8", "replace").splitlines()
-    header = _parsed(path, 1, lines[0] if lines else "")
+    lines = data.decode("utf-8", "replace").removesuffix("\n").split("\n")  # names may hold other line ends
+    header = _parsed(path, 1, lines[0])
     for name, wanted in (("format", FORMAT), ("fingerprint", fingerprint), ("count", len(lines) - 1)):
         if header.get(name) != wanted:
             raise StateMismatch(f"{path} has {name} {header.get(name)}; expected {wanted}")
-    check = _Checks(path, classes)
+    selection = _selection(path, header)
+    check = LineChecks(path, classes, selection)
     plans = tuple(check.plan(_parsed(path, n + 2, line), n) for n, line in enumerate(lines[1:]))
     source = str(_parsed(path, 2, lines[1]).get("source", "")) if plans else ""
     return FrozenList(
@@ -159,9 +182,33 @@ def load(path: Path, classes: ClassIndex, fingerprint: str, expected: str | None
         list_hash=list_hash,
         key_hash=str(header.get("keys", "")),
         source=source,
+        selection=selection,
         seed=int(header.get("seed", 0)),
         plans=plans,
     )
+
+
+def selection_of(path: Path) -> Selection | None:
+    """What the classes of the list at `path` were drawn from, by its header; None where that does not say.
+
+    Raises:
+        SpecError: unreadable, or a selection that is none.
+    """
+    try:
+        with path.open("rb") as file:
+            line = file.readline().decode("utf-8", "replace")
+    except OSError as error:
+        raise SpecError(f"cannot read frozen list {path}: {error.strerror}") from error
+    return _selection(path, _parsed(path, 1, line))
+
+
+def _selection(path: Path, header: dict[str, Any]) -> Selection | None:
+    if "selection" not in header:
+        return None
+    try:
+        return config.from_table(Selection, header["selection"], "selection")
+    except ConfigError as error:
+        raise SpecError(f"{path}: line 1: {error}") from error
 
 
 def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -172,81 +219,3 @@ def _parsed(path: Path, number: int, line: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise SpecError(f"{path}: line {number} is not an object")
     return value
-
-
-class _Checks:
-    """Laws I1 to I4 of an episode, with the tables that make checking quick."""
-
-    def __init__(self, path: Path, classes: ClassIndex) -> None:
-        self.path, self.classes = path, classes
-        pairs = zip(classes.ids.tolist(), classes.variants.tolist(), strict=True)
-        self.place = {pair: p for p, pair in enumerate(pairs)}
-
-    def plan(self, entry: dict[str, Any], index: int) -> EpisodePlan:
-        where = f"{self.path}: episode {index}"
-        try:
-            arrays = {
-                name: np.array(entry.get(name, []), np.int64).reshape(-1)
-                for name in ("class_ids", "support", "query", "unlabeled", "unlabeled_labels", "shots", "queries", "turns",
-                             "distractor_ids")
-            }  # fmt: skip
-            ways = len(arrays["class_ids"])
-            turns = arrays["turns"] if "turns" in entry else np.zeros(ways, np.int64)
-            if entry["i"] != index:
-                raise SpecError(f"{where}: its index is {entry['i']}")
-            labels = np.repeat(np.arange(ways), arrays["shots"]), np.repeat(np.arange(ways), arrays["queries"])
-            extra = len(arrays["query"]) - len(labels[1])
-            if len(labels[0]) != len(arrays["support"]) or extra < 0 or len(turns) != ways:
-                raise ValueError("counts and rows do not match")
-            if len(arrays["unlabeled"]) != len(arrays["unlabeled_labels"]):
-                raise ValueError("unlabeled rows and labels do not match")
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
-            raise SpecError(f"{where} is not an episode ({error})") from error
-        plan = EpisodePlan(
-            index=index,
-            class_ids=arrays["class_ids"],
-            variants=turns,
-            support=arrays["support"],
-            support_labels=labels[0],
-            query=arrays["query"],
-            query_labels=np.concatenate([labels[1], np.full(extra, -1)]),
-            unlabeled=arrays["unlabeled"],
-            unlabeled_labels=arrays["unlabeled_labels"],
-            distractor_ids=arrays["distractor_ids"] if "distractor_ids" in entry else EMPTY,
-        )
-        self._laws(plan, where)
-        return plan
-
-    def _laws(self, plan: EpisodePlan, where: str) -> None:
-        pairs = list(zip(plan.class_ids.tolist(), plan.variants.tolist(), strict=True))
-        if len(set(pairs)) < len(pairs):
-            raise SpecError(f"{where} has class {_twice(pairs)[0]} twice")
-        if both := set(plan.distractor_ids.tolist()) & set(plan.class_ids.tolist()):
-            raise SpecError(f"{where}: class {min(both)} is one of its classes and a distractor")
-        try:
-            rows_of = [self.classes.rows(self.place[pair]) for pair in pairs]
-            others = [self.classes.rows(self.place[c, 0]) for c in plan.distractor_ids.tolist()]
-        except KeyError as error:
-            raise SpecError(f"{where} has class {error.args[0][0]}, which split '{self.classes.split}' has not") from error
-        rest = np.concatenate(others) if others else EMPTY
-        used: list[tuple[int, int]] = []
-        parts = (
-            (plan.support, plan.support_labels),
-            (plan.query, plan.query_labels),
-            (plan.unlabeled, plan.unlabeled_labels),
-        )
-        for rows, labels in parts:
-            if len(labels) and not -1 <= labels.min() <= labels.max() < len(pairs):
-                raise SpecError(f"{where} has a label outside -1..{len(pairs) - 1}")
-            for label in np.unique(labels).tolist():
-                own = rows[labels == label]
-                if len(wrong := own[~np.isin(own, rows_of[label] if label >= 0 else rest)]):
-                    name = f"class {plan.class_ids[label]}" if label >= 0 else "any of its distractor classes"
-                    raise SpecError(f"{where}: row {wrong[0]} is not a row of {name}")
-            used += zip(rows.tolist(), labels.tolist(), strict=True)
-        if len(set(used)) < len(used):
-            raise SpecError(f"{where} has row {_twice(used)[0]} twice among support, query and unlabeled rows")
-
-
-def _twice(pairs: list[tuple[int, int]]) -> tuple[int, int]:
-    return next(pair for n, pair in enumerate(pairs) if pair in pairs[:n])

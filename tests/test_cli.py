@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import real_data
 from click.testing import CliRunner
 from PIL import Image
 
@@ -131,6 +132,77 @@ def test_another_policy_brings_its_own_counts(trained, glyphs_store):
     run("freeze", glyphs_store, "--split", "test", "--queries", 3, "--count", 6, "-o", frozen)
     result = run("evaluate", trained, "--split", "test", "--sampler", "frozen", "-O", f"path={frozen}", "-o", trained / "f")
     assert "over 6 episodes" in result.stdout
+
+
+def test_a_frozen_list_brings_its_own_classes(trained, glyphs_store, tmp_path):
+    def frozen(*args, name="l.jsonl"):
+        run("freeze", glyphs_store, *args, "--ways", 4, "--queries", 3, "--count", 3, "-o", tmp_path / name)
+        return ("--sampler", "frozen", "-O", f"path={tmp_path / name}")
+
+    def planned(*args):
+        plan = json.loads(run("plan", glyphs_store, *args, "--start", 2).stdout)
+        return [plan[name] for name in ("class_names", "turns", "support", "query", "unlabeled")]
+
+    kinds = [
+        ("--split", "test"),
+        ("--split", "glyphs/test", "--rotations"),
+        ("--split", "train", "--labeled", "0.5", "--labeled-seed", 7, "--unlabeled", 2),
+        ("--split", "val", "--rows", "back", "--labeled", "0.5"),
+        ("--split", "test", "--base", "train", "--labeled", "0.5", "--sampler", "generalized", "-O", "base_ways=3"),
+        ("--split", "test", "--overlap", "0.5", "--overlap-with", "train", "--overlap-seed", 3),
+    ]
+    for number, kind in enumerate(kinds):
+        read = frozen(*kind, name=f"{number}.jsonl")
+        assert planned(*read) == planned(*kind, "--ways", 4, "--queries", 3)
+        split = json.loads((tmp_path / f"{number}.jsonl").read_text().splitlines()[0])["selection"]["split"]
+        assert split == f"glyphs/{kind[1].rpartition('/')[2]}"
+    again = frozen(*read, name="again.jsonl")  # a list of a list is over the same classes
+    assert planned(*again) == planned(*read)
+
+
+def test_a_split_that_is_given_counts_more_than_the_one_of_a_frozen_list(trained, glyphs_store, tmp_path):
+    old = tmp_path / "turned.jsonl"
+    args = ("--split", "test", "--rotations", "--ways", 4, "--queries", 3, "--count", 3)
+    run("freeze", glyphs_store, *args, "-o", old)
+    read = ("--sampler", "frozen", "-O", f"path={old}")
+    run("show", glyphs_store, *read, "-o", tmp_path / "e.png")
+    out = ("-o", tmp_path / "report", "--overwrite")
+    assert "on glyphs/test: accuracy" in run("evaluate", trained, *read, *out).stdout
+    assert "on glyphs/train+test: accuracy" in run(
+        "evaluate", trained, *read, "--split", "train+test", "--rotations", *out
+    ).stdout  # fmt: skip
+    given = "which split 'glyphs/train' has not (the list is over 'glyphs/test')"
+    assert given in refused("plan", glyphs_store, *read, "--split", "train", "--rotations")
+    table = f'sampler = "frozen"\noptions = {{path = "{old}"}}\n'
+    (tmp_path / "e.toml").write_text(table)
+    assert run("plan", glyphs_store, "--episode", tmp_path / "e.toml").stdout == run("plan", glyphs_store, *read).stdout
+    (tmp_path / "e.toml").write_text('split = "train"\n' + table)
+    assert given in refused("plan", glyphs_store, "--episode", tmp_path / "e.toml", "--rotations")
+
+
+def test_an_older_list_needs_its_split_said(glyphs_store, tmp_path):
+    old = tmp_path / "old.jsonl"
+    run("freeze", glyphs_store, "--split", "test", "--ways", 4, "--count", 3, "-o", old)
+    read = ("--sampler", "frozen", "-O", f"path={old}")
+    header, *lines = old.read_text().splitlines()
+    table = {name: value for name, value in json.loads(header).items() if name != "selection"}
+    old.write_text("\n".join([json.dumps(table, sort_keys=True, separators=(",", ":")), *lines]) + "\n")
+    assert "which split 'glyphs/train' has not" in refused("plan", glyphs_store, *read)
+    assert len(json.loads(run("plan", glyphs_store, *read, "--split", "test").stdout)["class_ids"]) == 4
+    assert "cannot read frozen list none.jsonl" in refused(
+        "plan", glyphs_store, "--sampler", "frozen", "-O", "path=none.jsonl"
+    )
+    assert "needs the list, as path=list.jsonl" in refused("plan", glyphs_store, "--sampler", "frozen")
+
+
+def test_the_published_runs_are_a_list_like_any_other(omniglot_store, tmp_path):
+    out = tmp_path / "runs.jsonl"
+    printed = run("freeze", omniglot_store, "--runs", real_data.omniglot() / "all_runs.zip", "-o", out).stdout
+    assert f"{out}: 20 episodes, sha256" in printed
+    args = ("plan", omniglot_store, "--sampler", "frozen", "-O", f"path={out}", "--count", 20)
+    plans = [json.loads(line) for line in run(*args).stdout.splitlines()]
+    assert [len(plan["class_names"]) for plan in plans] == [20] * 20
+    assert len({name.partition("/")[0] for name in plans[0]["class_names"]}) == 1
 
 
 def test_help_states_only_the_defaults_that_apply():

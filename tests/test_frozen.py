@@ -1,5 +1,6 @@
 """Frozen lists and interactive episodes: written, read by another reader, corrupted, asked in any order."""
 
+import dataclasses
 import hashlib
 import json
 from functools import partial
@@ -82,6 +83,67 @@ def test_lists_over_two_stores_of_the_same_data_agree_by_their_keys(tmp_path):
         frozen.write(tmp_path / file, plans, fingerprint=file, seed=0, source="w", keys=keys)
     headers = [json.loads((tmp_path / file).read_text().splitlines()[0]) for file in ("a", "b")]
     assert headers[0]["keys"] == headers[1]["keys"]
+
+
+SELECTIONS = st.builds(
+    episodes.Selection,
+    split=st.text(min_size=1, max_size=12),
+    rotations=st.booleans(),
+    min_rows=st.integers(0, 99),
+    labeled=st.floats(0, 1),
+    labeled_seed=st.integers(0, 2**63 - 1),
+    rows=st.sampled_from(["all", "front", "back"]),
+    base=st.none() | st.text(min_size=1, max_size=5),
+    overlap_seed=st.integers(0, 9),
+)
+
+
+@given(SELECTIONS)
+@settings(max_examples=150, deadline=None)
+def test_a_list_says_what_its_classes_were_drawn_from(tmp_path_factory, selection):
+    path = tmp_path_factory.getbasetemp() / "selected.jsonl"
+    about = {"fingerprint": STORE.fingerprint, "seed": 3, "source": "a\u2028b", "keys": names, "overwrite": True}
+    frozen.write(path, PLANS, selection=selection, **about)
+    assert frozen.selection_of(path) == selection
+    found = loaded(path)
+    assert (found.selection, found.source, len(found)) == (selection, "a\u2028b", 8)
+    header = path.read_bytes().decode().split("\n")[0]
+    assert header == json.dumps(json.loads(header), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    defaults = vars_of(episodes.Selection())
+    written = json.loads(header)["selection"]
+    assert written == {n: v for n, v in vars_of(selection).items() if n == "split" or v != defaults[n]}
+    frozen.write(path, PLANS, **about)
+    assert frozen.selection_of(path) is loaded(path).selection is None
+    assert set(json.loads(path.read_bytes().split(b"\n")[0])) == {"count", "fingerprint", "format", "keys", "seed"}
+
+
+def vars_of(selection):
+    return {f.name: getattr(selection, f.name) for f in dataclasses.fields(selection)}
+
+
+@pytest.mark.parametrize(
+    ("selection", "words"),
+    [
+        ({"spilt": "train"}, "line 1: selection.spilt: unknown key; did you mean 'split'"),
+        ({"split": 3}, "line 1: selection.split: expected str, got 3"),
+        ({"split": "train", "rows": "some"}, "line 1: selection.rows='some' is unknown"),
+        ("train", "line 1: selection: expected a table, got 'train'"),
+    ],
+)
+def test_selections_that_are_none_are_named(path, selection, words):
+    edited(path, 0, selection=selection)
+    for read in (frozen.selection_of, loaded):
+        with pytest.raises(SpecError, match=words):
+            read(path)
+    with pytest.raises(SpecError, match="cannot read frozen list"):
+        frozen.selection_of(path.with_name("none"))
+
+
+def test_classes_of_another_split_are_refused_with_the_split_they_are_of(path):
+    store = memory_store([20] * 12, num_train=6)
+    edited(path, 0, selection={"split": "world/all"})
+    with pytest.raises(SpecError, match=r"which split 'world/test' has not \(the list is over 'world/all'\)"):
+        frozen.load(path, store.split("test"), STORE.fingerprint)
 
 
 def edited(path, line, **values):
