@@ -20,6 +20,7 @@ from episodes.rng import jit
 from episodes.store._gather import _AHEAD, _memcpy, _prefetch
 
 ONE: Final = 65536  # 1.0 in 16.16
+_FETCHED: Final = 1024  # bytes of a row that are fetched ahead
 
 
 @intrinsic
@@ -30,6 +31,40 @@ def _pointer(typingctx, address):
         return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
 
     return types.voidptr(types.uint64), codegen
+
+
+@intrinsic
+def _load(typingctx, address):
+    """The byte at `address` (uint64), as int64."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        return builder.zext(builder.load(place, align=1), ir.IntType(64))
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def _load_pair(typingctx, address):
+    """The bytes at `address` (uint64) and after it, as int64: first + 256 * second."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.inttoptr(args[0], ir.IntType(16).as_pointer())
+        return builder.zext(builder.load(place, align=1), ir.IntType(64))
+
+    return types.int64(types.uint64), codegen
+
+
+@intrinsic
+def _store(typingctx, address, value):
+    """Write a byte to `address` (uint64)."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        builder.store(builder.trunc(args[1], ir.IntType(8)), place, align=1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.int64), codegen
 
 
 @jit
@@ -66,31 +101,45 @@ def gather_transformed(
         if rows[i] < 0 or rows[i] >= num_rows:
             return i
     size = channels * height * width
-    out_size = size * 4 if len(scale) else size
-    buffer = np.empty(size, np.uint8)
+    buffers = np.empty(2 * size, np.uint8)
     framed = np.empty(channels * (height + 2) * (width + 2) if len(numbers) else 0, np.uint8)
     scales, shifts = _along_row(scale, width, last), _along_row(shift, width, last)
-    straight = len(scale) == 0 and stored_last == last
+    stored_last = last if channels == 1 else stored_last  # of one channel the bytes are the same
     for i in range(n):
         if i + _AHEAD < n:
             ahead = rows[i + _AHEAD]
             place = addresses[ahead // rows_per_shard] + np.uint64((ahead % rows_per_shard) * size)
-            for line in range(0, min(size, 1024), 64):
+            for line in range(0, min(size, _FETCHED), 64):
                 _prefetch(place + np.uint64(line))
         image = addresses[rows[i] // rows_per_shard] + np.uint64((rows[i] % rows_per_shard) * size)
-        to = np.uint64(out + np.uint64(i * out_size))
-        between = to if straight else np.uint64(buffer.ctypes.data)  # where geometry and tone put the image
-        if len(numbers):
-            m = numbers[i]
-            if m[0] != ONE or m[1] != 0 or m[2] != 0 or m[3] != 0 or m[4] != ONE or m[5] != 0:
-                _move(image, between, channels, height, width, stored_last, m, np.uint8(fill), framed)
-                image = between
-            if m[6] != ONE or m[7] != 0:
-                _tone(image, between, size, m[6], m[7])
-                image = between
-        if image != to:
-            _deliver(image, to, channels, height, width, stored_last, last, scales, shifts)
+        to = np.uint64(out + np.uint64(i * size * (4 if len(scale) else 1)))
+        _transform(
+            image, to, channels, height, width, stored_last, last, numbers[i : i + 1], fill, scales, shifts, buffers, framed
+        )
     return -1
+
+
+@jit
+def _transform(image, to, channels, height, width, stored_last, last, numbers, fill, scales, shifts, buffers, framed):
+    """One image; ``numbers`` [1, 8] or [0, 8]. The buffers hold two images and one with a frame."""
+    size = channels * height * width
+    straight = len(scales) == 0 and stored_last == last
+    near = np.uint64(buffers.ctypes.data)
+    moves, tones = False, False
+    if len(numbers):
+        m = numbers[0]
+        moves = m[0] != ONE or m[1] != 0 or m[2] != 0 or m[3] != 0 or m[4] != ONE or m[5] != 0
+        tones = m[6] != ONE or m[7] != 0
+    if moves:
+        moved = to if straight and not tones else near
+        _move(image, moved, channels, height, width, stored_last, numbers[0], np.uint8(fill), framed)
+        image = moved
+    if tones:
+        toned = to if straight else np.uint64(near + np.uint64(size))  # not in place: that would not be vectorised
+        _tone(image, toned, size, numbers[0, 6], numbers[0, 7])
+        image = toned
+    if image != to:
+        _deliver(image, to, channels, height, width, stored_last, last, scales, shifts)
 
 
 @jit
@@ -123,6 +172,9 @@ def _deliver(image, to, channels, height, width, stored_last, last, scales, shif
             )
     elif last:
         pixels, values = _bytes(image, size), _floats(to, size)
+        if channels == 3:
+            _scale_three(pixels, values, area, scales, shifts)
+            return
         for c in range(channels):
             a, b = scales[c], shifts[c]
             for i in range(area):
@@ -159,6 +211,17 @@ def _scale(pixels, out, a, b):
 def _scale_row(pixels, out, a, b):
     for i in range(len(pixels)):
         out[i] = np.float32(pixels[i]) * a[i] + b[i]
+
+
+@jit
+def _scale_three(pixels, out, area, a, b):
+    a0, a1, a2, b0, b1, b2 = a[0], a[1], a[2], b[0], b[1], b[2]
+    for i in range(np.uint64(area)):
+        j = np.uint64(area)
+        k = np.uint64(3) * i
+        out[k] = np.float32(pixels[i]) * a0 + b0
+        out[k + np.uint64(1)] = np.float32(pixels[j + i]) * a1 + b1
+        out[k + np.uint64(2)] = np.float32(pixels[j + j + i]) * a2 + b2
 
 
 @jit
@@ -204,8 +267,7 @@ def _inside(start, slope, size, low, high):
 @jit
 def _move_whole(image, to, channels, height, width, last, m, fill):
     """Turns, flips and shifts by whole pixels: each row of the output is a row or a column of the source."""
-    size = channels * height * width
-    pixels, out = _bytes(image, size), _bytes(to, size)
+    out = _bytes(to, channels * height * width)
     runs, length = (1, channels) if last else (channels, 1)  # planes; bytes of a pixel in one
     yx, xx = m[1] >> 16, m[4] >> 16
     step = (yx * width + xx) * length
@@ -216,18 +278,30 @@ def _move_whole(image, to, channels, height, width, last, m, fill):
         high = max(low, high)
         for c in range(runs):
             row = (c * height + y) * width * length
-            source = (c * height * width + sy * width + sx) * length
             out[row : row + min(low, width) * length] = fill
             out[row + high * length : row + width * length] = fill
-            if step == length:
-                _memcpy(to + np.uint64(row + low * length), image + np.uint64(source + low * length), (high - low) * length)
-            elif length == 1:
-                for x in range(low, high):
-                    out[row + x] = pixels[source + x * step]
-            else:
-                for x in range(low, high):
-                    for k in range(length):
-                        out[row + x * length + k] = pixels[source + x * step + k]
+            first = row + low * length
+            source = (c * height * width + (sy + yx * low) * width + sx + xx * low) * length
+            _copy_row(np.uint64(image + np.uint64(source)), np.uint64(to + np.uint64(first)), high - low, length, step)
+
+
+@jit
+def _copy_row(source, to, count, length, step):
+    """`count` pixels of `length` bytes, read `step` bytes apart."""
+    if step == length:
+        _memcpy(to, source, count * length)
+    elif step == -1 and count:
+        end = np.uint64(count - 1)  # unsigned places are not looked at for wrapping around, so this becomes a shuffle
+        pixels, out = _bytes(np.uint64(source - end), count), _bytes(to, count)
+        for x in range(np.uint64(count)):
+            out[x] = pixels[end - x]
+    elif length == 1:
+        for x in range(count):
+            _store(np.uint64(to + np.uint64(x)), _load(np.uint64(source + np.uint64(x * step))))
+    else:
+        for x in range(count):
+            for k in range(length):
+                _store(np.uint64(to + np.uint64(x * length + k)), _load(np.uint64(source + np.uint64(x * step + k))))
 
 
 @jit
@@ -236,31 +310,43 @@ def _resample(image, to, channels, height, width, last, m, fill, framed):
 
     The planes are copied into a frame of `fill`, one pixel wide, where every neighbour exists.
     """
-    size = channels * height * width
-    pixels, out = _bytes(image, size), _bytes(to, size)
     dy, dx, dc = (width * channels, channels, 1) if last else (width, 1, height * width)
     broad = width + 2
     plane = (height + 2) * broad
+    frame = np.uint64(framed.ctypes.data)
     framed[:] = fill
     for c in range(channels):
         for y in range(height):
-            row = c * plane + (y + 1) * broad + 1
-            for x in range(width):
-                framed[row + x] = pixels[y * dy + x * dx + c * dc]
+            row = np.uint64(frame + np.uint64(c * plane + (y + 1) * broad + 1))
+            _copy_row(np.uint64(image + np.uint64(y * dy + c * dc)), row, width, 1, dx)
+    near, p, q = np.empty(width, np.int64), np.empty(width, np.int64), np.empty(width, np.int64)
     for y in range(height):
-        sy, sx = m[0] * y + m[2], m[3] * y + m[5]
-        for x in range(width):
-            v, u = (sy >> 16) + 1, (sx >> 16) + 1
-            if 0 <= v <= height and 0 <= u <= width:
-                p, q = (sy >> 8) & 255, (sx >> 8) & 255
-                at = v * broad + u
-                for c in range(channels):
-                    near = at + c * plane
-                    top = framed[near] * (256 - q) + framed[near + 1] * q
-                    bottom = framed[near + broad] * (256 - q) + framed[near + broad + 1] * q
-                    out[y * dy + x * dx + c * dc] = np.uint8((top * (256 - p) + bottom * p + ONE // 2) >> 16)
-            else:
-                for c in range(channels):
-                    out[y * dy + x * dx + c * dc] = fill
-            sy += m[1]
-            sx += m[4]
+        _places(m[0] * y + m[2], m[3] * y + m[5], m[1], m[4], height, width, near, p, q)
+        for c in range(channels):
+            row = np.uint64(to + np.uint64(y * dy + c * dc))
+            _blend(np.uint64(frame + np.uint64(c * plane)), broad, near, p, q, row, dx)
+
+
+@jit
+def _places(y, x, down, right, height, width, near, p, q):
+    """Of each pixel of a row: the upper left of its four neighbours, counted in the frame, and the weights of the others.
+
+    Outside the image it is the frame's corner, with no weight to the others: `fill`.
+    """
+    for i in range(len(near)):
+        b, a = y + down * i, x + right * i
+        v, u = (b >> 16) + 1, (a >> 16) + 1
+        inside = np.int64((v >= 0) & (v <= height) & (u >= 0) & (u <= width))  # no branch, so that it is vectorised
+        near[i] = (v * (width + 2) + u) * inside
+        p[i] = ((b >> 8) & 255) * inside
+        q[i] = ((a >> 8) & 255) * inside
+
+
+@jit
+def _blend(frame, broad, near, p, q, to, step):
+    for i in range(len(near)):
+        place = np.uint64(frame + np.uint64(near[i]))
+        upper, lower = _load_pair(place), _load_pair(np.uint64(place + np.uint64(broad)))
+        top = ((upper & 255) << 8) + ((upper >> 8) - (upper & 255)) * q[i]
+        bottom = ((lower & 255) << 8) + ((lower >> 8) - (lower & 255)) * q[i]
+        _store(np.uint64(to + np.uint64(i * step)), ((top << 8) + (bottom - top) * p[i] + ONE // 2) >> 16)
