@@ -7,12 +7,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ONLY = {  # module -> the files, or folders, that may import it
-    "numba": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_fused.py"),
-    "llvmlite": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_fused.py"),
+    "numba": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_pointers.py"),
+    "llvmlite": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_pointers.py"),
     "h5py": ("episodes/store/writer.py",),
     "PIL": ("episodes/readers/", "episodes/picture.py", "episodes/stats.py"),
     "simplejpeg": ("episodes/store/_encoded.py",),
-    "concurrent": ("episodes/ingest/",),
+    "concurrent": ("episodes/ingest/", "episodes/stream/threads.py"),
     "torch": ("episodes/adapters/", "learners/", "cli/train.py"),
     "lightning_fabric": ("learners/trainer.py",),
     "matplotlib": ("learners/page.py",),
