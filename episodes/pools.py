@@ -80,6 +80,12 @@ def only(classes: ClassIndex, part: Part) -> ClassIndex:
     return replace(classes, starts=starts, counts=counts, front=np.empty(0, np.int64))
 
 
+def require_one_pool(classes: ClassIndex, policy: str) -> None:
+    """Raise `SpecError` if some class has labeled and unlabeled rows: `policy` would mix them."""
+    if (classes.labeled < classes.counts).any():
+        raise SpecError(f"{policy} knows no labeled share; give rows=front for the labeled rows of '{classes.split}' alone")
+
+
 def joined(base: ClassIndex, novel: ClassIndex) -> ClassIndex:
     """Base classes, then novel ones, as one index; base classes are marked as seen and keep their two pools of rows.
 

@@ -93,20 +93,49 @@ class EpisodeSpec:
                     f"{name}={count} has {len(count.values)} numbers, ways={self.ways}: a list needs fixed ways and one "
                     "number for each class"
                 )
+        if self.queries.kind == "total":
+            self._check_total()
         if self.distractors.high and not (self.distractor_rows.high or self.distractor_queries.high):
             raise SpecError(
                 f"distractors={self.distractors} with unlabeled={self.unlabeled}: they could not appear (raise unlabeled, "
                 "or give distractor_rows or distractor_queries)"
             )
 
+    def _check_total(self) -> None:
+        if self.ways.kind != "range" or self.shots.kind not in ("range", "weights") or self.shots.per_class:
+            raise SpecError(
+                f"queries={self.queries} needs ways that are a number or a range, and shots that are the same for every "
+                f"class; got ways={self.ways}, shots={self.shots}"
+            )
+        if self._fewest_dividing() is None:
+            raise SpecError(
+                f"queries={self.queries}: none of ways={self.ways} divides the total and leaves a query beside "
+                f"shots={self.shots}"
+            )
+
+    def _fewest_dividing(self) -> int | None:
+        """Fewest ways that divide a fixed total and leave a query, whatever the shots."""
+        total = int(self.queries.weights[0])
+        most = min(self.ways.high, total // (self.shots.high + 1))
+        return next((ways for ways in range(self.ways.low, most + 1) if total % ways == 0), None)
+
     def _is_fixed(self) -> bool:
         counts = (self.ways, self.shots, self.queries, self.unlabeled)
         return all(count.fixed for count in counts) and not self.distractors.high
 
     @property
+    def least_ways(self) -> int:
+        """Classes that have to be there: the fewest ways, for a range is cut at its upper end, but the most of weights."""
+        if self.queries.kind == "total":
+            return self._fewest_dividing() or self.ways.low
+        return self.ways.high if self.ways.kind == "weights" else self.ways.low
+
+    @property
     def rows_per_class(self) -> int:
         """Most rows that one class gives to an episode."""
-        if self.shots.kind == self.queries.kind == "list" and not (self.shots.permuted or self.queries.permuted):
+        if self.queries.kind == "total":
+            both = int(self.queries.weights[0]) // self.least_ways
+        elif self.shots.kind == self.queries.kind == "list" and not (self.shots.permuted or self.queries.permuted):
             both = max(k + q for k, q in zip(self.shots.values, self.queries.values, strict=True))
         else:
             both = self.shots.high + max(self.queries.high, self.queries.kind == "all")
@@ -128,9 +157,7 @@ class EpisodeSpec:
 
     def require_ways(self, available: int, where: str, dropped: int = 0) -> None:
         """Check that `available` classes are enough for the ways and the distractors."""
-        needed, what = self.ways.low, f"ways={self.ways}"
-        if self.ways.kind == "weights":
-            needed = self.ways.high
+        needed, what = self.least_ways, f"ways={self.ways}"
         if self.distractors.high:
             needed, what = needed + self.distractors.high, f"{what} and distractors={self.distractors}"
         if needed > available:
@@ -143,6 +170,8 @@ class EpisodeSpec:
     def require_rows(self, classes: ClassIndex) -> None:
         """Check that every class has rows enough for the largest counts, in each of its pools."""
         whole = classes.labeled == classes.counts
+        if len(classes.seen) and (base := classes.seen & ~whole).any():
+            self._require_held_out(classes, np.where(base, classes.counts - classes.labeled, np.iinfo(np.int64).max))
         unlabeled = max(self.unlabeled.high, self.distractor_rows.high if self.distractors.high else 0)
         parts = "shots + queries" + (" + unlabeled" if self.unlabeled.high else "")
         self._refuse(classes, np.where(whole, classes.counts, np.iinfo(np.int64).max), self.rows_per_class, parts, "")
@@ -153,6 +182,17 @@ class EpisodeSpec:
         if self.distractors.high:
             rows = self.distractor_rows.high + self.distractor_queries.high
             self._refuse(classes, classes.counts, rows, "distractor_rows + distractor_queries", "")
+
+    def _require_held_out(self, classes: ClassIndex, rows: Int) -> None:
+        """Queries of base classes are rows held out from meta-training, which no other part draws from."""
+        if self.unlabeled.high or self.distractors.high or self.queries.kind in ("all", "variable"):
+            raise SpecError(
+                f"split '{classes.split}' has base classes, whose queries are held-out rows: unlabeled rows, distractors "
+                f"and queries that are all or variable do not go with them; got {self}"
+            )
+        total = self.queries.kind == "total"
+        needed = int(self.queries.weights[0]) // self.least_ways if total else self.queries.high
+        self._refuse(classes, rows, needed, "queries", " held-out")
 
     def _refuse(self, classes: ClassIndex, available: Int, needed: int, parts: str, kind: str) -> None:
         short = np.flatnonzero(available < needed)

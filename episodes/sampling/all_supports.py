@@ -14,6 +14,7 @@ from episodes.classes import ClassIndex, Int
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
 from episodes.plans import plan_of
+from episodes.pools import require_one_pool
 from episodes.rng import CLASSES, ROWS, check_word
 from episodes.sampling._engine import key_of, numbers
 from episodes.sampling.combinations import combination
@@ -41,6 +42,7 @@ class AllSupportsSampler:
         """Raise `SpecError` unless the list can be made and is not too long."""
         if not spec.fixed or spec.unlabeled.high:
             raise SpecError(f"{spec}: all supports need fixed counts, no unlabeled rows and no distractors")
+        require_one_pool(classes, "all-supports")
         spec.require(classes)
         if len(set(classes.counts.tolist())) > 1:
             raise SpecError("all supports are counted over classes that have equally many rows; these have not")
@@ -56,6 +58,8 @@ class AllSupportsSampler:
     def plan(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> EpisodePlan:
         """The plan of episode `index` under `seed`; assumes that `require` passed."""
         rest = check_word("index", index)
+        if rest >= (num := self.length(classes, spec)):
+            raise SpecError(f"index {index} is beyond the {num} supports")
         key = key_of(classes, self.name, self.version, seed)
         positions = numbers(key, CLASSES, 0, self.options.draw, len(classes), spec.ways.low)
         each = math.comb(int(classes.counts[0]), spec.shots.low)

@@ -60,7 +60,7 @@ class CoarsitySampler:
         index, o = check_word("index", index), self.options
         key = key_of(classes, self.name, self.version, seed)
         table, num = plain(classes, o.distance), len(classes)
-        ways = draw_ways(key, classes, spec, index, num)
+        ways = draw_ways(key, classes, spec, index, num - spec.distractors.high)
         seen = []
         for attempt in range(TRIES):
             positions = numbers(key, CLASSES, attempt, index, num, ways)

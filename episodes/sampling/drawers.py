@@ -16,6 +16,7 @@ from episodes.classes import ClassIndex, Int
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
 from episodes.plans import plan_of
+from episodes.pools import require_one_pool
 from episodes.rng import CLASSES, GROUPS, ROWS, check_word
 from episodes.sampling._engine import key_of, numbers
 from episodes.spec import EpisodeSpec
@@ -42,6 +43,7 @@ class DrawersSampler:
         """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""
         if not spec.fixed or spec.unlabeled.high:
             raise SpecError(f"{spec}: episodes by drawer need fixed counts, no unlabeled rows and no distractors")
+        require_one_pool(classes, "drawers")
         numbers_, offsets, _ = classes.groups_in_use
         sizes = np.diff(offsets)
         if not len(numbers_) or sizes.max() < spec.ways.low:

@@ -17,6 +17,7 @@ from episodes.classes import ClassIndex
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
 from episodes.plans import plan_of
+from episodes.pools import require_one_pool
 from episodes.rng import CLASSES, PASS, ROWS, check_word
 from episodes.sampling._engine import key_of, numbers
 from episodes.spec import EpisodeSpec
@@ -38,6 +39,7 @@ class EachRowOnceSampler:
         """Raise `SpecError` unless the list can be made."""
         if not spec.fixed or spec.unlabeled.high or spec.queries.low < 1:
             raise SpecError(f"{spec}: each row once needs fixed counts, a query or more, no unlabeled rows")
+        require_one_pool(classes, "each-row-once")
         spec.require(classes)
 
     def length(self, classes: ClassIndex, spec: EpisodeSpec) -> int:

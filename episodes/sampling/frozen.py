@@ -13,6 +13,7 @@ from episodes.classes import ClassIndex
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
 from episodes.frozen import FrozenList, load
+from episodes.rng import check_word
 from episodes.spec import EpisodeSpec
 
 DEFAULT_COUNTS = {"ways": "variable", "shots": "variable", "queries": "variable"}
@@ -52,7 +53,7 @@ class FrozenSampler:
         """Episode `index` of the list."""
         del spec, seed
         plans = self._list(classes).plans
-        if not 0 <= index < len(plans):
+        if check_word("index", index) >= len(plans):
             raise SpecError(f"index {index} is beyond the {len(plans)} episodes of {self.options.path}")
         return plans[index]
 

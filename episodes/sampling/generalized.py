@@ -50,8 +50,8 @@ class GeneralizedSampler:
         """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""
         if not len(classes.seen) or not classes.seen.any():
             raise SpecError(f"split '{classes.split}' has no base classes; join some with base=train and labeled below 1")
-        if not spec.fixed:
-            raise SpecError(f"{spec}: base + novel episodes need fixed counts and no distractors")
+        if not spec.fixed or spec.unlabeled.high:
+            raise SpecError(f"{spec}: base + novel episodes need fixed counts, no unlabeled rows and no distractors")
         base, novel = (classes.select(np.flatnonzero(mask)) for mask in (classes.seen, ~classes.seen))
         spec.require(novel)
         if (self.options.base_ways or 0) > len(base):

@@ -45,7 +45,7 @@ class HierarchicalSampler:
         if not len(numbers):
             raise SpecError(f"no class of split '{classes.split}' has a group; give groups at ingest, or use uniform")
         sizes = np.diff(offsets)
-        needed = spec.ways.high if spec.ways.kind == "weights" else spec.ways.low
+        needed = spec.least_ways
         if spec.distractor_groups == "same":
             needed += spec.distractors.high
         if spec.distractor_groups == "other" and len(classes) - sizes.max() < spec.distractors.high:

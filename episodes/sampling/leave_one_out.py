@@ -13,6 +13,7 @@ from episodes.classes import ClassIndex
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
 from episodes.plans import plan_of
+from episodes.pools import require_one_pool
 from episodes.rng import CLASSES, ROWS, check_word
 from episodes.sampling._engine import key_of, numbers
 from episodes.spec import EpisodeSpec
@@ -41,6 +42,7 @@ class LeaveOneOutSampler:
             raise SpecError(f"{spec}: leave-one-out has fixed ways, one query, no unlabeled rows and no distractors")
         if spec.shots.kind != "variable" and not spec.shots.fixed:
             raise SpecError(f"shots={spec.shots}: leave-one-out takes a number, or variable for every other row")
+        require_one_pool(classes, "leave-one-out")
         spec.require_ways(len(classes), f"split '{classes.split}'", classes.dropped)
         needed = 2 if spec.shots.kind == "variable" else spec.shots.low + 1
         if (short := np.flatnonzero(classes.counts < needed)).size:

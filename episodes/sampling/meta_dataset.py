@@ -62,8 +62,13 @@ class Options:
                 raise SpecError(f"{high}: expected {low}={getattr(self, low)} or more, got {getattr(self, high)}")
         if self.max_support < self.max_ways:
             raise SpecError(f"max_support: expected max_ways={self.max_ways} or more, got {self.max_support}")
+        for name in ("min_log_weight", "max_log_weight"):  # beyond, the weights of all classes would be 0 or infinite
+            if not -500 <= getattr(self, name) <= 500:
+                raise SpecError(f"{name}: expected -500 to 500, got {getattr(self, name)}")
         if not 0 <= self.ignore_hierarchy <= 1:
             raise SpecError(f"ignore_hierarchy: expected 0 to 1, got {self.ignore_hierarchy}")
+        if self.all_classes and self.hierarchy != "flat":
+            raise SpecError(f"all_classes is every class of the split; hierarchy={self.hierarchy} does not go with it")
         if self.root is not None and self.hierarchy != "graph":
             raise SpecError(
                 f"root='{self.root}' is a node of the hierarchy; it needs hierarchy=graph, not {self.hierarchy}"
@@ -81,9 +86,10 @@ class MetaDatasetSampler:
     def require(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""
         o = self.options
-        if spec.ways.kind == "variable" or o.hierarchy != "flat":
-            self._require_ways(classes, spec)
-        else:
+        self._require_ways(classes, spec)
+        if spec.distractors.high:
+            self._require_distractors(classes, spec)
+        if spec.ways.kind != "variable":
             spec.require_ways(len(classes), f"split '{classes.split}'")
         if spec.ways.kind != "variable" and spec.shots.kind == "variable" and o.max_support < spec.ways.high:
             raise SpecError(f"max_support={o.max_support} is less than ways={spec.ways}: every class needs a shot")
@@ -92,17 +98,31 @@ class MetaDatasetSampler:
                 raise SpecError(
                     f"{name}={getattr(spec, name)} does not go with meta-dataset; give a number, a range or weights"
                 )
-        if spec.distractors.high and (needed := o.max_ways + spec.distractors.high) > len(classes):
-            raise SpecError(f"max_ways={o.max_ways} and distractors={spec.distractors} need {needed} classes; split "
-                            f"'{classes.split}' has {len(classes)}")  # fmt: skip
+        if spec.queries.per_class and spec.shots.kind == "variable":
+            raise SpecError(f"queries={spec.queries} with shots=variable: meta-dataset has as many queries for every class")
         least, what = self._least_rows(spec)
-        short = np.flatnonzero(classes.labeled < least)
+        hidden = np.where(classes.labeled == classes.counts, spec.unlabeled.high, 0)  # rows of the same pool
+        short = np.flatnonzero(classes.labeled - hidden < least)
         if len(short):
             first = int(short[0])
+            needed = least + hidden[first]
             raise SpecError(
                 f"class '{classes.name(first)}' has {classes.labeled[first]} rows, and {len(short) - 1} more classes; "
-                f"{what} needs {least} (leave small classes out with min_rows={least})"
+                f"{what} needs {needed} (leave small classes out with min_rows={needed})"
             )
+        spec.require_rows(classes)
+
+    def _require_distractors(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
+        if spec.distractor_groups != "any":
+            raise SpecError(f"distractor_groups={spec.distractor_groups} does not go with meta-dataset; draw them from any")
+        what, most = f"max_ways={self.options.max_ways}", self.options.max_ways
+        if self.options.all_classes:
+            what, most = "all_classes", len(classes)
+        elif spec.ways.kind != "variable":
+            what, most = f"ways={spec.ways}", spec.ways.high
+        if (needed := most + spec.distractors.high) > len(classes):
+            raise SpecError(f"{what} and distractors={spec.distractors} need {needed} classes; split '{classes.split}' has "
+                            f"{len(classes)}")  # fmt: skip
 
     def _require_ways(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
         o = self.options
@@ -110,6 +130,16 @@ class MetaDatasetSampler:
             raise SpecError(f"ways={spec.ways} is fixed; with hierarchy={o.hierarchy} the hierarchy decides the ways")
         if len(classes) < o.min_ways:
             raise SpecError(f"min_ways={o.min_ways} needs {o.min_ways} classes; split '{classes.split}' has {len(classes)}")
+        if o.all_classes and spec.ways.kind != "variable":
+            raise SpecError(f"ways={spec.ways} with all_classes: every class is in every episode; leave ways out")
+        if o.all_classes and classes.dropped:
+            raise SpecError(
+                f"all_classes: min_rows={classes.min_rows} leaves out {classes.dropped} of split '{classes.split}'"
+            )
+        if o.all_classes and len(classes) > o.max_support:
+            raise SpecError(
+                f"max_support={o.max_support} is less than all {len(classes)} classes: every class needs a shot"
+            )
         if o.hierarchy == "groups":
             if classes.min_rows:
                 raise SpecError(f"min_rows={classes.min_rows} does not go with hierarchy=groups, whose groups are whole")
@@ -128,12 +158,11 @@ class MetaDatasetSampler:
                             "(min_ways, max_span)")  # fmt: skip
 
     def _least_rows(self, spec: EpisodeSpec) -> tuple[int, str]:
-        hidden = spec.unlabeled.high
         if spec.queries.kind != "variable":
-            return max(1, spec.shots.high) + spec.queries.high + hidden, "shots + queries + unlabeled"
+            return (spec.shots.high if spec.shots.kind != "variable" else 1) + spec.queries.high, "shots + queries"
         if spec.shots.kind != "variable":
-            return spec.shots.high + 1 + hidden, f"shots={spec.shots} and one query"
-        return 2 + hidden, "one shot and one query"
+            return spec.shots.high + 1, f"shots={spec.shots} and one query"
+        return 2, "one shot and one query"
 
     def plan(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> EpisodePlan:
         """The plan of episode `index` under `seed`; assumes that `require` passed."""

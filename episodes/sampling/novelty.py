@@ -42,7 +42,7 @@ class NoveltySampler:
         """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""
         spec.require(classes)
         seen = int(classes.seen.sum()) if len(classes.seen) else 0
-        for ways in range(spec.ways.low, most_ways(classes, spec) + 1):
+        for ways in range(spec.ways.low, min(most_ways(classes, spec), len(classes) - spec.distractors.high) + 1):
             novel = self._novel(ways)
             for kind, needed, there in (("unseen", novel, len(classes) - seen), ("seen", ways - novel, seen)):
                 if needed > there:
@@ -55,7 +55,7 @@ class NoveltySampler:
         """The plan of episode `index` under `seed`; assumes that `require` passed."""
         index = check_word("index", index)
         key = key_of(classes, self.name, self.version, seed)
-        ways = draw_ways(key, classes, spec, index, len(classes))
+        ways = draw_ways(key, classes, spec, index, len(classes) - spec.distractors.high)
         seen = classes.seen if len(classes.seen) else np.zeros(len(classes), np.bool_)
         new, known = np.flatnonzero(~seen), np.flatnonzero(seen)
         novel = self._novel(ways)

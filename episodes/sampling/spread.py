@@ -44,7 +44,7 @@ class SpreadSampler:
         graph = hierarchy(classes, self.options.hierarchy)
         if self.options.node is not None and self.options.node not in graph.names:
             raise SpecError(f"node='{self.options.node}' is no node; {near(self.options.node, graph.names)[:200]}")
-        needed = spec.ways.high if spec.ways.kind == "weights" else spec.ways.low
+        needed = spec.least_ways
         nodes = _nodes(classes, self.options, needed)
         if not len(nodes):
             most = max((len(children) for children in graph.children), default=0)
@@ -59,10 +59,10 @@ class SpreadSampler:
         index = check_word("index", index)
         key = key_of(classes, self.name, self.version, seed)
         graph = hierarchy(classes, self.options.hierarchy)
-        needed = spec.ways.high if spec.ways.kind == "weights" else spec.ways.low
+        needed = spec.least_ways
         nodes = _nodes(classes, self.options, needed)
         children = graph.children[int(nodes[numbers(key, GROUPS, 0, index, len(nodes), 1)[0]])]
-        ways = draw_ways(key, classes, spec, index, len(children))
+        ways = draw_ways(key, classes, spec, index, min(len(children), len(classes) - spec.distractors.high))
         taken: list[int] = []
         for label, child in enumerate(numbers(key, CLASSES, 0, index, len(children), ways).tolist()):
             span = _below(graph, children[child])

@@ -50,13 +50,14 @@ class TemperedSampler:
         index = check_word("index", index)
         key = key_of(classes, self.name, self.version, seed)
         table, num = scaled(classes, self.options.distance), len(classes)
-        ways = draw_ways(key, classes, spec, index, num)
+        ways = draw_ways(key, classes, spec, index, num - spec.distractors.high)
         chosen = [int(numbers(key, CLASSES, 0, index, num, 1)[0])]
         sums = table[chosen[0]].copy()
         for label in range(1, ways):
-            exponents = -self.options.t * sums / label
-            exponents[chosen] = -np.inf
-            weights = np.exp(exponents - exponents.max())
+            with np.errstate(over="ignore", invalid="ignore"):  # of a t beyond reason; refused below
+                exponents = -self.options.t * sums / label
+                exponents[chosen] = -np.inf
+                weights = np.exp(exponents - exponents.max())
             total = np.cumsum(weights)
             if not math.isfinite(total[-1]) or total[-1] <= 0:
                 raise SpecError(f"episode {index}: t={self.options.t} leaves no class with a weight")

@@ -46,7 +46,7 @@ class UnderNodeSampler:
     def require(self, classes: ClassIndex, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every episode of `spec` can be drawn from `classes`."""
         spec.require(classes)
-        o, needed = self.options, spec.ways.high if spec.ways.kind == "weights" else spec.ways.low
+        o, needed = self.options, spec.least_ways
         if not len(_nodes(classes, o, needed)[0]):
             sizes = np.diff(hierarchy(classes, o.hierarchy).offsets)
             raise SpecError(
@@ -58,14 +58,14 @@ class UnderNodeSampler:
         """The plan of episode `index` under `seed`; assumes that `require` passed."""
         index, o = check_word("index", index), self.options
         key = key_of(classes, self.name, self.version, seed)
-        needed = spec.ways.high if spec.ways.kind == "weights" else spec.ways.low
+        needed = spec.least_ways
         nodes, ends = _nodes(classes, o, needed)
         if o.by == "leaf":
             place = int(np.searchsorted(ends, numbers(key, GROUPS, 0, index, int(ends[-1]), 1)[0], side="right"))
         else:
             place = int(numbers(key, GROUPS, 0, index, len(nodes), 1)[0])
         span = hierarchy(classes, o.hierarchy).span(int(nodes[place]))
-        ways = draw_ways(key, classes, spec, index, len(span))
+        ways = draw_ways(key, classes, spec, index, min(len(span), len(classes) - spec.distractors.high))
         return draw_given(key, classes, spec, index, span[numbers(key, CLASSES, 0, index, len(span), ways)])
 
 
