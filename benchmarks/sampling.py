@@ -111,7 +111,7 @@ def main() -> None:
     omniglot = class_index([20] * 883)
     meta = meta_dataset.make(meta_dataset.Options())
     block = meta.block(omniglot, VARIABLE, 0, block_of(0))
-    indices = (len(block.support) + len(block.query) + int(block.ways.sum())) / BLOCK
+    indices = (len(block.rows) + int(block.ways.sum())) / BLOCK
     mine = compare(
         lambda i: meta.block(omniglot, VARIABLE, 0, block_of(i)), BLOCK, 4,
         numpy_meta_dataset(rng, omniglot.starts, 883), "Meta-Dataset flat with rows, block of 128",

@@ -122,6 +122,11 @@ class ClassIndex:
         return self.front if len(self.front) else self.counts
 
     @cached_property
+    def turned(self) -> bool:
+        """Whether some class is a quarter turn of another."""
+        return bool(self.variants.any())
+
+    @cached_property
     def extents(self) -> Int:
         """[C, 2] first row and number of rows of each class, side by side for the kernels."""
         return np.stack([self.starts, self.counts], axis=1)

@@ -1,14 +1,17 @@
-"""EpisodePlan (row numbers), and the values they become: Part and Episode."""
+"""EpisodePlan (row numbers), and the values they become: Part and Episode; EpisodeBlock: episodes made together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from episodes.classes import EMPTY, Int
+from episodes.errors import SpecError
 
 A = TypeVar("A")  # numpy.ndarray, torch.Tensor, jax.Array, ...
 
@@ -62,7 +65,7 @@ class EpisodePlan:
         return np.bincount(labels[labels >= 0], minlength=len(self.class_ids)).tolist()  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)  # not frozen: that takes longer than gathering a small episode
 class Part(Generic[A]):
     """Rows of an episode with their values. Labels travel with rows, so unequal shots need no second path."""
 
@@ -74,7 +77,7 @@ class Part(Generic[A]):
     """[n] int64 store-wide rows: where each value came from."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(slots=True, kw_only=True, eq=False)  # as Part
 class Episode(Generic[A]):
     """One task: a labelled support, queries to predict, and unlabeled rows if the spec asks for any.
 
@@ -90,3 +93,111 @@ class Episode(Generic[A]):
     support: Part[A]
     query: Part[A]
     unlabeled: Part[A] | None = None
+
+
+@dataclass(frozen=True, slots=False, kw_only=True, eq=False)
+class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
+    """B episodes whose values were gathered together: a sequence of episodes that are views into shared arrays.
+
+    Where all are of one size, `stacked` is the same memory as one episode with a leading axis.
+    """
+
+    indices: tuple[int, ...]
+    """Index of each episode."""
+    fields: Fields[NDArray[Any]]
+    """name -> [N, ...]: all support rows, then all query rows, then all unlabeled rows."""
+    labels: Int
+    """[N]"""
+    rows: Int
+    """[N]"""
+    offsets: tuple[tuple[int, ...], ...]
+    """Of support, query and unlabeled, B + 1 places each: where each episode's rows begin among the N, which may hold rows
+    of other episodes, too."""
+    class_ids: Int
+    """[sum of ways]"""
+    variants: Int
+    """[sum of ways]"""
+    class_offsets: tuple[int, ...]
+    """B + 1 places: where each episode's classes begin."""
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[Episode[NDArray[Any]]]:
+        return (self[b] for b in range(len(self)))
+
+    @overload
+    def __getitem__(self, b: int) -> Episode[NDArray[Any]]: ...
+    @overload
+    def __getitem__(self, b: slice) -> EpisodeBlock: ...
+    def __getitem__(self, b: int | slice) -> Episode[NDArray[Any]] | EpisodeBlock:
+        """The b-th episode, or episodes next to each other as a block, in views of the block's arrays."""
+        if isinstance(b, slice):
+            start, stop, step = b.indices(len(self))
+            if step != 1:
+                raise IndexError(f"episodes of a block are cut out in order; got a step of {step}")
+            ends = slice(start, max(start, stop) + 1)
+            return replace(
+                self,
+                indices=self.indices[start:stop],
+                offsets=tuple(line[ends] for line in self.offsets),
+                class_offsets=self.class_offsets[ends],
+            )
+        if not -len(self) <= b < len(self):
+            raise IndexError(f"a block of {len(self)} episodes has no place {b}")
+        b %= len(self)
+        classes = slice(self.class_offsets[b], self.class_offsets[b + 1])
+        support, query, unlabeled = (slice(line[b], line[b + 1]) for line in self.offsets)
+        return Episode(
+            index=self.indices[b],
+            class_ids=self.class_ids[classes],
+            variants=self.variants[classes],
+            support=self._part(support),
+            query=self._part(query),
+            unlabeled=self._part(unlabeled) if unlabeled.stop > unlabeled.start else None,
+        )
+
+    def _part(self, place: slice) -> Part[NDArray[Any]]:
+        fields = {name: values[place] for name, values in self.fields.items()}
+        return Part(fields=fields, labels=self.labels[place], rows=self.rows[place])
+
+    @cached_property
+    def even(self) -> bool:
+        """Whether all episodes have as many classes and rows of each kind."""
+        return all(
+            line[i + 1] - line[i] == line[1] - line[0]
+            for line in (self.class_offsets, *self.offsets)
+            for i in range(1, len(self))
+        )
+
+    @property
+    def stacked(self) -> Episode[NDArray[Any]]:
+        """All episodes as one, ``[B, n, ...]``, over the same memory; its index is the first one's.
+
+        Raises:
+            SpecError: they are of different sizes.
+        """
+        if not self.even:
+            raise SpecError(
+                f"episodes {self.indices[0]} to {self.indices[-1]} are of different sizes and cannot be stacked; take them "
+                "one by one, or give fixed ways, shots and queries"
+            )
+        support, query, unlabeled = (slice(line[0], line[-1]) for line in self.offsets)
+        classes = slice(self.class_offsets[0], self.class_offsets[-1])
+        return Episode(
+            index=self.indices[0],
+            class_ids=self.class_ids[classes].reshape(len(self), -1),
+            variants=self.variants[classes].reshape(len(self), -1),
+            support=self._stacked(support),
+            query=self._stacked(query),
+            unlabeled=self._stacked(unlabeled) if unlabeled.stop > unlabeled.start else None,
+        )
+
+    def _stacked(self, place: slice) -> Part[NDArray[Any]]:
+        num = len(self)
+        each = (place.stop - place.start) // num
+        return Part(
+            fields={name: values[place].reshape(num, each, *values.shape[1:]) for name, values in self.fields.items()},
+            labels=self.labels[place].reshape(num, each),
+            rows=self.rows[place].reshape(num, each),
+        )

@@ -8,8 +8,9 @@
     ├── StoreError           a store cannot be written or opened
     │   ├── StoreCorrupt     a file of the store is not what its manifest says
     │   └── StoreVersion     the store was written in another format version
-    ├── StreamError          a stream cannot be positioned
-    │   └── StateMismatch    saved state belongs to other data; both values are shown
+    ├── StreamError          a stream cannot be positioned, or was closed
+    │   ├── StateMismatch    saved state belongs to other data; both values are shown
+    │   └── WorkerFailed     an episode could not be made; its index and the cause are shown
     ├── CheckpointError      a checkpoint cannot be read, or belongs to another run
     └── LeakageError         a prediction depended on other queries although the method says it may not
 
@@ -56,11 +57,22 @@ class StoreVersion(StoreError):
 
 
 class StreamError(EpisodesError):
-    """A stream cannot be positioned."""
+    """A stream cannot be positioned, or was closed."""
 
 
 class StateMismatch(StreamError):
     """Saved state belongs to other data; the message shows both values."""
+
+
+class WorkerFailed(StreamError):
+    """Episode `index` could not be made. The error it met is the cause, with its traceback."""
+
+    def __init__(self, index: int, error: BaseException) -> None:
+        super().__init__(f"episode {index} could not be made: {type(error).__name__}: {error}")
+        self.index = index
+
+    def __reduce__(self) -> tuple[type, tuple[int, BaseException]]:
+        return type(self), (self.index, self.__cause__ or RuntimeError(str(self)))
 
 
 class CheckpointError(EpisodesError):

@@ -1,19 +1,18 @@
-"""PlanBlock: the plans of several episodes in flat arrays, and single plans cut out of it.
+"""PlanBlock: the plans of several episodes in flat arrays, and single plans cut out of it; FlatPlans: what to gather.
 
 B episodes; episode b has ``ways[b]`` classes and ``distractors[b]`` distractor classes, which fill the first
-``ways[b] + distractors[b]`` slots of its line in the ``[B, S]`` arrays. Its support rows are
-``support[support_offsets[b] : support_offsets[b + 1]]``, class by class, and so are its queries; unlabeled rows are
-shuffled, so ``unlabeled_slots`` tells the class of each.
+``ways[b] + distractors[b]`` slots of its line in the ``[B, S]`` arrays. All N rows lie in one array: the support rows of
+every episode, then the query rows, then the unlabeled rows; support and query class by class, unlabeled rows shuffled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from episodes.classes import ClassIndex, Int, UInt
+from episodes.classes import EMPTY, ClassIndex, Int, UInt
 from episodes.episode import EpisodePlan
 
 
@@ -36,13 +35,12 @@ class PlanBlock:
     """[B, S]"""
     unlabeled_counts: Int
     """[B, S]"""
-    support: Int
-    support_offsets: Int
-    query: Int
-    query_offsets: Int
-    unlabeled: Int
+    rows: Int
+    """[N]"""
+    offsets: Int
+    """[4, B + 1] where each episode's support, query and unlabeled rows begin among the N; and its classes among all."""
     unlabeled_slots: Int
-    unlabeled_offsets: Int
+    """[unlabeled rows] slot of each."""
 
     def __len__(self) -> int:
         return len(self.ways)
@@ -56,22 +54,110 @@ class PlanBlock:
         positions = self.positions[b, :slots]
         turns = self.classes.variants[positions]
         query_slots = np.repeat(np.arange(slots), self.queries[b, :slots])
-        unlabeled = slice(self.unlabeled_offsets[b], self.unlabeled_offsets[b + 1])
-        unlabeled_slots = self.unlabeled_slots[unlabeled]
+        support, query, unlabeled = (self.rows[line[b] : line[b + 1]] for line in self.offsets[:3])
+        hidden = int(self.offsets[2, b] - self.offsets[2, 0])
+        unlabeled_slots = self.unlabeled_slots[hidden : hidden + len(unlabeled)]
         turned = slots > ways and bool(turns.any())
         return EpisodePlan(
             index=int(self.indices[b]),
             class_ids=self.classes.ids[positions[:ways]],
             variants=turns[:ways],
-            support=self.support[self.support_offsets[b] : self.support_offsets[b + 1]],
+            support=support,
             support_labels=np.repeat(np.arange(ways), self.shots[b, :ways]),
-            query=self.query[self.query_offsets[b] : self.query_offsets[b + 1]],
+            query=query,
             query_labels=np.where(query_slots < ways, query_slots, -1),
-            unlabeled=self.unlabeled[unlabeled],
+            unlabeled=unlabeled,
             unlabeled_labels=np.where(unlabeled_slots < ways, unlabeled_slots, -1),
             distractor_ids=self.classes.ids[positions[ways:]],
             query_turns=turns[query_slots] if turned else None,
             unlabeled_turns=turns[unlabeled_slots] if turned else None,
+        )
+
+    def flat(self) -> FlatPlans:
+        """All rows of the block one after the other, with labels and turns."""
+        from episodes.sampling._kernels import fill_labels
+
+        labels, turns = np.empty(len(self.rows), np.int64), EMPTY
+        if self.classes.turned:
+            turns = np.empty(len(self.rows), np.int64)
+        class_ids, variants = np.empty((2, self.offsets[3, -1]), np.int64)
+        fill_labels(
+            self.ways,
+            self.positions,
+            self.shots,
+            self.queries,
+            self.unlabeled_slots,
+            self.offsets,
+            self.classes.ids,
+            self.classes.variants,
+            class_ids,
+            variants,
+            labels,
+            turns,
+        )
+        return FlatPlans(
+            indices=self.indices,
+            class_ids=class_ids,
+            variants=variants,
+            rows=self.rows,
+            labels=labels,
+            turns=turns,
+            offsets=self.offsets,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FlatPlans:
+    """What to gather for B episodes: all support rows, then all query rows, then all unlabeled rows; N in all."""
+
+    indices: UInt
+    """[B] of the episodes."""
+    class_ids: Int
+    """[sum of ways]"""
+    variants: Int
+    """[sum of ways] quarter turns of the classes."""
+    rows: Int
+    """[N] rows of the store."""
+    labels: Int
+    """[N]"""
+    turns: Int
+    """[N] quarter turns of each row; empty: none is turned."""
+    offsets: Int
+    """[4, B + 1] where each episode's support, query and unlabeled rows begin among the N; and its classes among all."""
+
+    @property
+    def per_row(self) -> UInt:
+        """[N] index of each row's episode."""
+        return np.concatenate([np.repeat(self.indices, np.diff(line)) for line in self.offsets[:3]])
+
+    @classmethod
+    def of(cls, plans: Sequence[EpisodePlan]) -> FlatPlans:
+        """From single plans, of policies that draw no blocks."""
+        parts: list[list[tuple[Int, Int, Int | None]]] = [
+            [(p.support, p.support_labels, None) for p in plans],
+            [(p.query, p.query_labels, p.query_turns) for p in plans],
+            [(p.unlabeled, p.unlabeled_labels, p.unlabeled_turns) for p in plans],
+        ]
+        flat = [one for part in parts for one in part]
+        turned = any(plan.variants.any() for plan in plans) or any(turns is not None for _, _, turns in flat)
+        owners = list(plans) * 3
+        turns = [
+            np.where(labels < 0, 0, plan.variants[labels]) if own is None else own
+            for plan, (_, labels, own) in zip(owners, flat, strict=True)
+            if turned
+        ]
+        ends = np.cumsum([0] + [len(rows) for rows, _, _ in flat])
+        num = len(plans)
+        return cls(
+            indices=np.array([plan.index for plan in plans], np.uint64),
+            class_ids=np.concatenate([plan.class_ids for plan in plans]),
+            variants=np.concatenate([plan.variants for plan in plans]),
+            rows=np.concatenate([rows for rows, _, _ in flat]),
+            labels=np.concatenate([labels for _, labels, _ in flat]),
+            turns=np.concatenate(turns) if turned else EMPTY,
+            offsets=np.stack(
+                [ends[part * num : (part + 1) * num + 1] for part in range(3)] + [np.cumsum([0] + [p.ways for p in plans])]
+            ),
         )
 
 

@@ -5,6 +5,7 @@ Raw data -> Reader -> SampleStore -> EpisodeSampler (row numbers) -> Series (val
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from episodes.classes import ClassIndex, Int
+from episodes.classes import ClassIndex, Int, UInt
 from episodes.episode import EpisodePlan
 from episodes.spec import EpisodeSpec
 
@@ -32,7 +33,16 @@ class FieldSpec:
     @property
     def row_bytes(self) -> int:
         """Bytes of one sample."""
-        return int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """A field in memory: row r begins at ``addresses[r // rows_per_shard] + (r % rows_per_shard) * row_bytes``."""
+
+    addresses: UInt
+    """[shards] place of the field's first byte in each shard; it stays there as long as the store is referred to."""
+    rows_per_shard: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,11 @@ class SampleStore(Protocol):
         ...
 
     def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
-        """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays."""
+        """Values of `rows`: name -> ``[n, *shape]``; of all fields into fresh arrays, or of those in `out` into these."""
+        ...
+
+    def places(self, name: str) -> Places | None:
+        """Where the values of a field lie in memory, for kernels; None where they must be read (encoded images)."""
         ...
 
 

@@ -47,6 +47,7 @@ PASS: Final = 12
 OVERLAP: Final = 13
 ORACLE: Final = 14
 NEGATIVES: Final = 15
+OWN: Final = 16  # numbers of a user's own function of an episode's values
 
 SCRATCH: Final = 1 << 16  # numbers below which a permutation is kept
 SMALL: Final = 64  # numbers below which one is made afresh, which beats undoing one

@@ -102,11 +102,11 @@ def with_rows(
             f"episode {indices[short[0]]} finds only {-1 - distractors[short[0]]} classes for its distractors (lower "
             "distractors, or draw them from any group)"
         )
-    offsets = np.empty((3, len(indices) + 1), np.int64)
-    kernel.fill_offsets(k, q, u, offsets)
-    support, query, unlabeled, slots = (np.empty(o[-1], np.int64) for o in (*offsets, offsets[2]))
+    offsets = np.empty((4, len(indices) + 1), np.int64)
+    kernel.fill_offsets(ways, k, q, u, offsets)
+    rows, slots = np.empty(offsets[2, -1], np.int64), np.empty(offsets[2, -1] - offsets[2, 0], np.int64)
     if is_plain(spec, classes):
-        kernel.fill_plain_rows(*key, indices, ways, positions, k, q, classes.extents, scratch(), support, query)
+        kernel.fill_plain_rows(*key, indices, ways, positions, k, q, classes.extents, scratch(), rows, offsets)
     else:
         kernel.fill_rows(
             *key,
@@ -123,13 +123,9 @@ def with_rows(
             classes.seen,
             classes.order,
             scratch(),
-            support,
-            offsets[0],
-            query,
-            offsets[1],
-            unlabeled,
+            rows,
+            offsets,
             slots,
-            offsets[2],
         )
     return PlanBlock(
         indices=indices,
@@ -140,13 +136,9 @@ def with_rows(
         shots=k,
         queries=q,
         unlabeled_counts=u,
-        support=support,
-        support_offsets=offsets[0],
-        query=query,
-        query_offsets=offsets[1],
-        unlabeled=unlabeled,
+        rows=rows,
+        offsets=offsets,
         unlabeled_slots=slots,
-        unlabeled_offsets=offsets[2],
     )
 
 
@@ -205,19 +197,25 @@ def _fixed_block(
     count, ways, shots, queries = len(indices), spec.ways.low, spec.shots.low, spec.queries.low
     shape = _shape(ways, shots, queries, count)
     positions = np.empty((count, ways), np.int64)
-    support, query = np.empty(count * ways * shots, np.int64), np.empty(count * ways * queries, np.int64)
-    numbers = scratch()
+    rows, numbers = np.empty(count * ways * (shots + queries), np.int64), scratch()
     kernel.fill_classes(*key, indices, pools.mode, pools.offsets, pools.members, len(classes), numbers, positions)
     kernel.fill_plain_rows(
-        *key, indices, shape["ways"], positions, shape["shots"], shape["queries"], classes.extents, numbers, support, query
+        *key,
+        indices,
+        shape["ways"],
+        positions,
+        shape["shots"],
+        shape["queries"],
+        classes.extents,
+        numbers,
+        rows,
+        shape["offsets"],
     )
     return PlanBlock(
         indices=indices,
         classes=classes,
         positions=positions,
-        support=support,
-        query=query,
-        unlabeled=EMPTY,
+        rows=rows,
         unlabeled_slots=EMPTY,
         **shape,
     )
@@ -226,19 +224,16 @@ def _fixed_block(
 @lru_cache(maxsize=64)
 def _shape(ways: int, shots: int, queries: int, count: int) -> dict[str, Int]:
     """What all blocks of one fixed size share."""
-    full = {name: np.full((count, ways), n, np.int64) for name, n in (("shots", shots), ("queries", queries))}
     shape = {
         "ways": np.full(count, ways, np.int64),
         "distractors": np.zeros(count, np.int64),
-        **full,
+        "shots": np.full((count, ways), shots, np.int64),
+        "queries": np.full((count, ways), queries, np.int64),
         "unlabeled_counts": np.zeros((count, ways), np.int64),
-        "support_offsets": np.arange(count + 1) * ways * shots,
-        "query_offsets": np.arange(count + 1) * ways * queries,
-        "unlabeled_offsets": np.zeros(count + 1, np.int64),
+        "offsets": np.empty((4, count + 1), np.int64),
     }
-    for array in shape.values():
-        array.setflags(write=False)
-    return shape
+    kernel.fill_offsets(shape["ways"], shape["shots"], shape["queries"], shape["unlabeled_counts"], shape["offsets"])
+    return shape  # shared, never written to; marked read-only they would cost a kernel ten times as much to take
 
 
 def draw_plan(

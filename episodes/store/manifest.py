@@ -123,8 +123,9 @@ class Manifest:
             table["columns"] = {name: _field(spec) for name, spec in table["columns"].items()}
             table["shards"] = tuple(Shard(**shard) for shard in table["shards"])
             table["skipped"] = tuple(Skipped(**one) for one in table["skipped"])
-            if version == FORMAT_ENCODED:
-                table["encodings"] = {name: Encoding(**one) for name, one in table["encodings"].items()}
+            if (version == FORMAT_ENCODED) != ("encodings" in table):
+                raise StoreCorrupt(f"{where} was altered: only a store of format {FORMAT_ENCODED} has encoded fields")
+            table["encodings"] = {name: Encoding(**one) for name, one in table.get("encodings", {}).items()}
             manifest = cls(**table)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreCorrupt(f"{where} is not a store manifest ({error})") from error

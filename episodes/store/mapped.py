@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 
 from episodes.classes import ClassIndex, Int
 from episodes.errors import SpecError, StoreCorrupt, StoreError, near
-from episodes.protocols import FieldSpec
+from episodes.protocols import FieldSpec, Places
+from episodes.store._cache import announce, available_bytes, expect_random, read_through
 from episodes.store._encoded import decode_rows
 from episodes.store._gather import gather
-from episodes.store.manifest import CLASSES, DIGEST, KEY, MANIFEST, SPAN, Manifest, row_digest
+from episodes.store._verify import verify_store
+from episodes.store.manifest import CLASSES, DIGEST, KEY, MANIFEST, SPAN, Manifest
 from episodes.store.table import ClassTable
-
-_BLOCK = 256  # rows decoded at a time by `verify`
 
 
 class MappedStore:
@@ -43,9 +43,15 @@ class MappedStore:
         if hashlib.sha256(listing).hexdigest() != self.manifest.classes_sha256:
             raise StoreCorrupt(f"{self.path / CLASSES} was altered: its hash is not the one in {MANIFEST}")
         self.table = ClassTable.from_json(listing)
-        self._files = [self._map(shard.file, shard.size) for shard in self.manifest.shards]
+        self._maps = [self._map(shard.file, shard.size) for shard in self.manifest.shards]
+        self._files = [np.frombuffer(mapped, np.uint8) for mapped in self._maps]  # keeps the mapping alive
+        room = available_bytes()
+        # Where most reads will miss the page cache, rows are announced before they are read.
+        self._misses = room is not None and self._bytes > room
+        for mapped in self._maps if self._misses else ():
+            expect_random(mapped)
 
-    def _map(self, name: str, size: int) -> NDArray[np.uint8]:
+    def _map(self, name: str, size: int) -> mmap.mmap:
         file = self.path / name
         try:
             with file.open("rb") as handle:
@@ -56,7 +62,7 @@ class MappedStore:
             raise StoreCorrupt(f"{file} cannot be mapped ({error})") from error
         if len(mapped) != size:
             raise StoreCorrupt(f"{file} has {len(mapped)} bytes; the manifest says {size} (ingest the source again)")
-        return np.frombuffer(mapped, np.uint8)  # keeps the mapping alive
+        return mapped
 
     @property
     def fields(self) -> Mapping[str, FieldSpec]:
@@ -85,7 +91,7 @@ class MappedStore:
         return self._column(name, np.arange(self.num_rows)).astype(np.int64)
 
     def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
-        """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays.
+        """Values of `rows`: name -> ``[n, *shape]``; of all fields into fresh arrays, or of those in `out` into these.
 
         Encoded fields are decoded in the calling thread, without the interpreter lock.
 
@@ -94,7 +100,14 @@ class MappedStore:
                 decoder of an encoded field is not installed.
             StoreCorrupt: an image is damaged; its row and sample key are named.
         """
-        return {name: self._values(name, rows, None if out is None else out[name]) for name in self.fields}
+        names = self.fields if out is None else out
+        return {name: self._values(name, rows, None if out is None else out[name]) for name in names}
+
+    def places(self, name: str) -> Places | None:
+        """Where the values of a field lie in memory; None where they must be read: encoded, or beyond what memory holds."""
+        if self._misses or name in self.manifest.encodings:
+            return None
+        return Places(self._addresses[name], self.manifest.rows_per_shard)
 
     def _values(self, name: str, rows: Int, out: NDArray[Any] | None) -> NDArray[Any]:
         if name not in self.manifest.encodings:
@@ -109,7 +122,11 @@ class MappedStore:
             )
 
         spans = self._column(SPAN + name, rows)  # which also checks the rows
-        decode_rows(self._images[name], rows // self.manifest.rows_per_shard, spans, out, damaged)
+        shards = rows // self.manifest.rows_per_shard
+        if self._misses:
+            begin = np.array([shard.offsets[name] for shard in self.manifest.shards])
+            announce(self._maps, shards, begin[shards] + spans[:, 0], spans[:, 1])
+        decode_rows(self._images[name], shards, spans, out, damaged)
         return out
 
     def keys(self, rows: Int) -> list[str]:
@@ -125,10 +142,18 @@ class MappedStore:
         out = _array(name, spec, len(rows), out)
         place = np.uint64(out.ctypes.data)
         rows = np.ascontiguousarray(rows, np.int64)
+        if self._misses:
+            self._announce(name, spec, rows)
         wrong = gather(self._addresses[name], self.manifest.rows_per_shard, self.num_rows, spec.row_bytes, rows, place)
         if wrong != -1:
             raise StoreError(f"row {rows[wrong]} is not in 0..{self.num_rows - 1}")
         return out
+
+    def _announce(self, name: str, spec: FieldSpec, rows: Int) -> None:
+        rows = rows[(rows >= 0) & (rows < self.num_rows)]
+        shards, places = np.divmod(rows, self.manifest.rows_per_shard)
+        begin = np.array([shard.offsets[name] for shard in self.manifest.shards])
+        announce(self._maps, shards, begin[shards] + places * spec.row_bytes, np.full(len(rows), spec.row_bytes))
 
     @cached_property
     def _addresses(self) -> dict[str, NDArray[np.uint64]]:
@@ -152,6 +177,24 @@ class MappedStore:
             for name in self.manifest.encodings
         }
 
+    @property
+    def _bytes(self) -> int:
+        return sum(shard.size for shard in self.manifest.shards)
+
+    def warm(self, progress: Callable[[int, int], None] = lambda done, total: None) -> int:
+        """Read the store into the page cache, front to back; returns how many bytes of it.
+
+        Stops where the memory that is available ends: more would only push out what was read before. Called with
+        ``progress(bytes done, bytes that will be read)``.
+
+        Raises:
+            StoreError: a shard cannot be read.
+        """
+        room = available_bytes()
+        wanted = self._bytes if room is None else min(self._bytes, room)
+        files = [self.path / shard.file for shard in self.manifest.shards]
+        return read_through(files, wanted, lambda done: progress(done, wanted))
+
     def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Read every byte and compare it with the hashes; ``progress(bytes done, bytes in all)`` is called on the way.
 
@@ -160,35 +203,7 @@ class MappedStore:
         Raises:
             StoreCorrupt: the first damaged shard is named, or the first row that decodes to other values.
         """
-        row_bytes = sum(spec.row_bytes for spec in self.fields.values()) if self.manifest.encodings else 0
-        total, done = sum(shard.size for shard in self.manifest.shards) + self.num_rows * row_bytes, 0
-        for shard in self.manifest.shards:
-            digest = hashlib.sha256()
-            with (self.path / shard.file).open("rb") as file:
-                while block := file.read(1 << 22):
-                    digest.update(block)
-                    done += len(block)
-                    progress(done, total)
-            if digest.hexdigest() != shard.sha256:
-                raise StoreCorrupt(
-                    f"{self.path / shard.file} is damaged: its SHA-256 is {digest.hexdigest()}, "
-                    f"the manifest says {shard.sha256} (ingest the source again)"
-                )
-        content = hashlib.sha256(self.digests(np.arange(self.num_rows)).tobytes()).hexdigest()
-        if content != self.manifest.content:
-            raise StoreCorrupt(f"{self.path / MANIFEST} was altered: its content hash is not that of the shards")
-        for start in range(0, self.num_rows if self.manifest.encodings else 0, _BLOCK):
-            self._verify_values(np.arange(start, min(start + _BLOCK, self.num_rows)))
-            progress(done + min(start + _BLOCK, self.num_rows) * row_bytes, total)
-
-    def _verify_values(self, rows: Int) -> None:
-        values, digests = self.read(rows), self.digests(rows)
-        for i, row in enumerate(rows):
-            if row_digest({name: column[i] for name, column in values.items()}) != digests[i].tobytes():
-                raise StoreCorrupt(
-                    f"{self.path}: row {row}, sample '{self.keys(rows[i : i + 1])[0]}', decodes to other values than at "
-                    "ingest; is another JPEG decoder installed? (ingest the source again)"
-                )
+        verify_store(self, progress)
 
 
 def _array(name: str, spec: FieldSpec, rows: int, out: NDArray[Any] | None) -> NDArray[Any]:

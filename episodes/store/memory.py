@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from episodes.classes import ClassIndex, Int
 from episodes.errors import SpecError, StoreError, near
-from episodes.protocols import FieldSpec
+from episodes.protocols import FieldSpec, Places
 from episodes.store.table import ClassTable
 
 
@@ -70,10 +70,18 @@ class MemoryStore:
         return values.astype(np.int64)
 
     def read(self, rows: Int, out: Mapping[str, NDArray[Any]] | None = None) -> dict[str, NDArray[Any]]:
-        """Values of `rows`: name -> ``[n, *shape]``, into `out` where given, else into fresh arrays."""
+        """Values of `rows`: name -> ``[n, *shape]``; of all fields into fresh arrays, or of those in `out` into these."""
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.num_rows:
             raise StoreError(f"rows {rows.min()}..{rows.max()} are not all in 0..{self.num_rows - 1}")
+        names = self.fields if out is None else out
         return {
-            name: np.take(values, rows, axis=0, out=None if out is None else out[name], mode="clip")
-            for name, values in self._values.items()
+            name: np.take(self._values[name], rows, axis=0, out=None if out is None else out[name], mode="clip")
+            for name in names
         }
+
+    def places(self, name: str) -> Places | None:
+        """Where the values of a field lie in memory; None where its array is no contiguous one."""
+        values = self._values[name]
+        if not values.flags.c_contiguous or not self.num_rows:
+            return None
+        return Places(np.array([values.ctypes.data], np.uint64), self.num_rows)

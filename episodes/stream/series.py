@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from episodes.classes import ClassIndex, Int
-from episodes.episode import Episode, EpisodePlan, Part
-from episodes.errors import SpecError
-from episodes.protocols import EpisodeSampler, SampleStore
-from episodes.rng import check_word
+from episodes.classes import ClassIndex
+from episodes.episode import Episode, EpisodeBlock, EpisodePlan
+from episodes.errors import SpecError, near
+from episodes.plans import FlatPlans
+from episodes.protocols import EpisodeSampler, FieldSpec, SampleStore
+from episodes.rng import check_word, stream_key
 from episodes.spec import EpisodeSpec
-from episodes.transforms import quarter_turn
+from episodes.stream.assemble import assemble
+from episodes.stream.buffers import Arena
+from episodes.stream.own import Own, apply, name_of
+from episodes.transforms import Transform
 
 Array = NDArray[Any]
+_SAMPLE = 4  # episodes looked at to tell how large one is
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SampledEpisodes:
-    """Episodes drawn from a store: ``series[i]`` is a pure function of (store, split, spec, sampler, seed, i).
+    """Episodes drawn from a store: ``series[i]`` is a pure function of (store, split, spec, sampler, seed, transforms, i).
 
     Raises:
-        SpecError: at construction, if some episode could not be drawn, or quarter turns are asked of fields that are not
-            square images; at access, if the index is negative or not below `length`.
+        SpecError: at construction, if some episode could not be drawn, quarter turns are asked of fields that are not
+            square images, or a transform of a field that has none; at access, if the index is negative or not below
+            `length`.
     """
 
     store: SampleStore
@@ -36,6 +44,10 @@ class SampledEpisodes:
     seed: int = 0
     length: int | None = None
     """Number of episodes; None: endless."""
+    transforms: tuple[Transform, ...] = ()
+    """What happens to image fields on their way, one transform a field at most."""
+    then: Own | None = None
+    """A function of one's own, after the transforms (see `episodes.stream.own`)."""
 
     def __post_init__(self) -> None:
         check_word("seed", self.seed)
@@ -45,7 +57,15 @@ class SampledEpisodes:
         most = getattr(self.sampler, "length", lambda classes, spec: None)(self.classes, self.spec)
         if most is not None:
             object.__setattr__(self, "length", most if self.length is None else min(most, self.length))
-        if self.classes.variants.any():
+        for transform in self.transforms:
+            if transform.field not in self.store.fields:
+                raise SpecError(f"transform of field '{transform.field}': {near(transform.field, self.store.fields)}")
+            transform.output(self.store.fields[transform.field])
+        if len(self._transforms) < len(self.transforms):
+            raise SpecError(f"transforms: give one a field, got {', '.join(t.field for t in self.transforms)}")
+        if self.then is not None:
+            name_of(self.then)
+        if self.classes.turned:
             for name, field in self.store.fields.items():
                 if field.shape and (len(field.shape) < 2 or field.shape[-1] != field.shape[-2]):
                     raise SpecError(f"field '{name}' of shape {field.shape} is no square image; it has no quarter turns")
@@ -60,14 +80,28 @@ class SampledEpisodes:
         c = self.classes
         for column in (c.ids, c.variants, c.starts, c.counts, c.order, c.front, c.seen):
             digest.update(column.tobytes())
+        for transform in self.transforms:
+            digest.update(f"{transform}\x1e".encode())
+        if self.then is not None:
+            digest.update(name_of(self.then).encode())
         return digest.hexdigest()
 
     def plan(self, index: int) -> EpisodePlan:
         """Row numbers of episode `index`; no sample is read."""
-        index = check_word("index", index)
-        if self.length is not None and index >= self.length:
-            raise SpecError(f"index {index} is beyond this series of {self.length} episodes")
-        return self.sampler.plan(self.classes, self.spec, self.seed, index)
+        return self.sampler.plan(self.classes, self.spec, self.seed, self._check_index(index))
+
+    @cached_property
+    def fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape of each field as it is delivered by the transforms."""
+        chosen = self._transforms
+        return {name: chosen[name].output(f) if name in chosen else f for name, f in self.store.fields.items()}
+
+    @cached_property
+    def episode_bytes(self) -> int:
+        """Bytes of a usual episode's values: how many are worth one call is decided by it."""
+        plans = [self.plan(i) for i in range(_SAMPLE if self.length is None else min(_SAMPLE, self.length))]
+        rows = sum(len(plan.support) + len(plan.query) + len(plan.unlabeled) for plan in plans)
+        return rows * sum(field.row_bytes for field in self.fields.values()) // max(1, len(plans))
 
     def class_names(self, index: int) -> list[str]:
         """Names of the classes of episode `index`, in order of their labels; variants carry their turn."""
@@ -76,30 +110,38 @@ class SampledEpisodes:
         return [self.classes.name(place) for place in places]
 
     @cached_property
+    def _transforms(self) -> dict[str, Transform]:
+        return {transform.field: transform for transform in self.transforms}
+
+    @cached_property
+    def _key(self) -> tuple[int, int]:
+        """Seed and stream of what transforms draw: those of the plans, under purposes of their own."""
+        return self.seed, stream_key(self.classes.split, self.sampler.name, self.sampler.version)
+
+    @cached_property
     def _place(self) -> dict[tuple[int, int], int]:
         """(class number, turn) -> position in the ClassIndex."""
         return {key: i for i, key in enumerate(zip(self.classes.ids.tolist(), self.classes.variants.tolist(), strict=True))}
 
     def __getitem__(self, index: int) -> Episode[Array]:
         """Episode `index`, in arrays of its own."""
-        plan = self.plan(index)
-        return Episode(
-            index=index,
-            class_ids=plan.class_ids,
-            variants=plan.variants,
-            support=self._part(plan, plan.support, plan.support_labels, None),
-            query=self._part(plan, plan.query, plan.query_labels, plan.query_turns),
-            unlabeled=self._part(plan, plan.unlabeled, plan.unlabeled_labels, plan.unlabeled_turns)
-            if len(plan.unlabeled)
-            else None,
-        )
+        return self.block([index], Arena())[0]
 
-    def _part(self, plan: EpisodePlan, rows: Int, labels: Int, turns: Int | None) -> Part[Array]:
-        values = self.store.read(rows)
-        if turns is None and plan.variants.any():
-            turns = plan.variants[labels]
-        if turns is not None:
-            for images in values.values():
-                if images.ndim > 2:
-                    quarter_turn(images, turns)
-        return Part(fields=values, labels=labels.copy(), rows=rows)
+    def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock:
+        """The episodes `indices`, gathered together into arrays of `arena`; each is what ``self[index]`` is."""
+        for index in (indices[0], indices[-1]) if isinstance(indices, range) else indices:
+            self._check_index(index)
+        draw = getattr(self.sampler, "block", None)
+        if draw is None:
+            flat = FlatPlans.of([self.sampler.plan(self.classes, self.spec, self.seed, index) for index in indices])
+        else:
+            numbers = np.fromiter(indices, np.uint64, len(indices))
+            flat = draw(self.classes, self.spec, self.seed, numbers).flat()
+        block = assemble(self.store, self._transforms, self._key, flat, arena)
+        return block if self.then is None else apply(self.then, block, self._key)
+
+    def _check_index(self, index: int) -> int:
+        index = check_word("index", index)
+        if self.length is not None and index >= self.length:
+            raise SpecError(f"index {index} is beyond this series of {self.length} episodes")
+        return index

@@ -2,49 +2,158 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Generic, TypeVar
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, cast, overload
 
-from episodes.errors import StateMismatch, StreamError
+from episodes.errors import StateMismatch, StreamError, WorkerFailed
 from episodes.protocols import Series
+from episodes.stream.buffers import Arena, Arenas
+from episodes.stream.threads import Ahead, Failure, one_by_one
 
 Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
+Block_co = TypeVar("Block_co", bound=Sequence[Any], covariant=True)
 VERSION = 1
+_CALL_BYTES = 4 << 20  # of values worth one call: Python's own cost is lost in it
+_MOST = 64  # episodes made together
+_FEW, _FEW_BYTES = 4, 8 << 20  # larger episodes push Python itself out of the cache: a few at once, if that is no burden
+
+
+class BlockSeries(Series[Item_co], Protocol[Item_co, Block_co]):
+    """A series that makes many items in one go."""
+
+    @property
+    def episode_bytes(self) -> int:
+        """Bytes of a usual item."""
+        ...
+
+    def block(self, indices: Sequence[int], arena: Arena) -> Block_co:
+        """The items `indices`, in memory of `arena`."""
+        ...
 
 
 class Stream(Iterator[Item], Generic[Item]):
     """Items of a series in order of their index, resumable; for one rank of `world`, every world-th of them.
 
-    The state is one number, the index that comes next over all ranks: the number of ranks may change on resume. Items
-    are made when asked for, in the caller's thread.
+    The state is one number, the index that comes next over all ranks: ranks, workers and blocks may change on resume.
+    The order never depends on them either. An item owns its memory as long as anything refers to it (see
+    `episodes.stream.buffers`). A stream with workers is closed by ``with``, `close`, or the end of the program.
 
     Args:
         series: where items come from.
         start: first index.
-        rank: which of `world` equal consumers this is; it takes ``start + rank``, ``start + rank + world``, ...
+        block: give blocks of so many items (the last may be shorter) in place of single ones.
+        workers: threads that make items ahead; 0: the caller's, when it asks, which is fastest for a consumer that does
+            little itself. With a GPU, or on many cores, give 1 or more.
+        ahead: calls' worth of items made ahead at most; None: two for each worker.
+        rank: which of `world` equal consumers this is; it takes ``start + rank``, ``start + rank + world``, ... None: as
+            ``torch.distributed`` says where that is running, else 0 of 1.
         world: number of consumers.
 
     Raises:
-        StreamError: rank or world out of range, or start negative.
+        StreamError: rank or world out of range; start negative; workers, block or ahead too small; blocks of a series that
+            makes none.
+        WorkerFailed: from ``next``, when it is the turn of an item that could not be made; the position stays there.
     """
 
-    def __init__(self, series: Series[Item], *, start: int = 0, rank: int = 0, world: int = 1) -> None:
-        if world < 1 or not 0 <= rank < world:
-            raise StreamError(f"rank {rank} of world {world}: rank must be 0 to world - 1, and world 1 or more")
-        if start < 0:
-            raise StreamError(f"start={start} is negative; indices begin at 0")
+    @overload
+    def __init__(
+        self: Stream[Item], series: Series[Item], *, start: int = ..., block: None = ..., workers: int = ...,
+        ahead: int | None = ..., rank: int | None = ..., world: int | None = ...,
+    ) -> None: ...  # fmt: skip
+    @overload
+    def __init__(
+        self: Stream[Block_co], series: BlockSeries[Any, Block_co], *, start: int = ..., block: int, workers: int = ...,
+        ahead: int | None = ..., rank: int | None = ..., world: int | None = ...,
+    ) -> None: ...  # fmt: skip
+    def __init__(
+        self,
+        series: Series[Any],
+        *,
+        start: int = 0,
+        block: int | None = None,
+        workers: int = 0,
+        ahead: int | None = None,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> None:
         self.series = series
-        self._rank, self._world = rank, world
-        self._round = start  # index of rank 0 in the round that comes next
+        self._rank, self._world = _ranks(rank, world)
+        ahead = max(1, 2 * workers) if ahead is None else ahead
+        for name, value, least in (("start", start, 0), ("workers", workers, 0), ("ahead", ahead, 1), ("block", block, 1)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise StreamError(f"{name}={value!r} is out of range; it must be a whole number of {least} or more")
+        self._blocks = cast("BlockSeries[Any, Any]", series) if hasattr(series, "block") else None
+        if block is not None and self._blocks is None:
+            raise StreamError(f"block={block}: {type(series).__name__} makes items one by one; leave block out")
+        self._block, self._size = block, _worth_a_call(self._blocks, block or 1) if self._blocks else 1
+        self._arenas = Arenas(keep=ahead + 3)  # in the making or waiting; held by the consumer, and by the one before it
+        self._ahead: Ahead[tuple[Sequence[Any], Failure | None]] = Ahead(self._make, self._next_request, workers, ahead)
+        self._closed = False
+        self._go_to(start)
+
+    def _go_to(self, index: int) -> None:
+        """Set the position; what was made ahead is dropped."""
+        self._ahead.drop()
+        self._round = index  # of rank 0, in the round that comes next
+        self._requested = index  # the same, of what is asked for next
+        self._current: Iterator[Any] = iter(())
+        self._failure: Failure | None = None
+
+    def _next_request(self) -> range | None:
+        first, step = self._requested + self._rank, self._world
+        stop = first + self._size * step
+        if self.series.length is not None:
+            stop = min(stop, self.series.length)
+        if first >= stop:
+            return None
+        self._requested += self._size * step
+        return range(first, stop, step)
+
+    def _make(self, indices: range) -> tuple[Sequence[Any], Failure | None]:
+        """Items of a request, and why they end early if they do. Runs in any thread."""
+        if self._blocks is None:
+            return one_by_one(self.series.__getitem__, indices)
+        arena = self._arenas.take()
+        try:
+            return self._blocks.block(indices, arena), None
+        except Exception as error:  # raised when it is the turn of the item that failed
+            good, failure = one_by_one(self.series.__getitem__, indices)
+            if failure is None:  # it will be made when it is asked for again; what went wrong is still told
+                return (), Failure(indices[0], error)
+            return (self._blocks.block(indices[: len(good)], arena) if good else ()), failure
+        finally:
+            self._arenas.give_back(arena)
 
     def __next__(self) -> Item:
-        """The next item of this rank."""
-        index = self._round + self._rank
-        if self.series.length is not None and index >= self.series.length:
-            raise StopIteration
-        item = self.series[index]
-        self._round += self._world
-        return item
+        """The next item of this rank, or block of items."""
+        if self._closed:
+            raise StreamError("the stream is closed")
+        try:
+            return self._take()
+        except WorkerFailed:
+            raise
+        except BaseException:  # Ctrl-C at any moment: what was asked for and not delivered is asked for again
+            self._go_to(self._round)
+            raise
+
+    def _take(self) -> Item:
+        while True:
+            for item in self._current:
+                self._round += self._world * (1 if self._block is None else len(item))
+                return cast(Item, item)
+            if (failure := self._failure) is not None:
+                self._go_to(self._round)
+                raise WorkerFailed(failure.index, failure.error) from failure.error
+            made = self._ahead.take()
+            if made is None:
+                raise StopIteration
+            items, self._failure = made
+            self._current = iter(items) if self._block is None else self._cut(items, self._block)
+
+    def _cut(self, items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+        return (items[start : start + size] for start in range(0, len(items), size))
 
     def state_dict(self) -> dict[str, int | str]:
         """``{"version", "fingerprint", "next_index"}``; the index is global, the first that not every rank has taken."""
@@ -61,6 +170,38 @@ class Stream(Iterator[Item], Generic[Item]):
         if state.get("fingerprint") != self.series.fingerprint:
             raise StateMismatch(
                 f"the saved stream drew other episodes (fingerprint {state.get('fingerprint')}) than this one "
-                f"({self.series.fingerprint}): store, split, spec, sampler or seed differ"
+                f"({self.series.fingerprint}): store, split, spec, sampler, transforms or seed differ"
             )
-        self._round = int(state["next_index"])
+        self._go_to(int(state["next_index"]))
+
+    def close(self) -> None:
+        """End the threads and let go of the memory; episodes that were delivered keep theirs."""
+        self._closed = True
+        self._current = iter(())
+        self._ahead.close()
+        self._arenas = Arenas(keep=0)
+
+    def __enter__(self) -> Stream[Item]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _ranks(rank: int | None, world: int | None) -> tuple[int, int]:
+    """Rank and world as given, or as torch.distributed has them where that was started (without importing torch)."""
+    if rank is None and world is None:
+        distributed = getattr(sys.modules.get("torch"), "distributed", None)
+        if distributed is not None and distributed.is_available() and distributed.is_initialized():
+            return distributed.get_rank(), distributed.get_world_size()
+    rank, world = 0 if rank is None else rank, 1 if world is None else world
+    if world < 1 or not 0 <= rank < world:
+        raise StreamError(f"rank {rank} of world {world}: rank must be 0 to world - 1, and world 1 or more")
+    return rank, world
+
+
+def _worth_a_call(series: BlockSeries[Any, Any], multiple: int) -> int:
+    """Items to make in one call: as many as are worth it, in whole blocks of `multiple`."""
+    size = max(1, series.episode_bytes)
+    worth = max(1, min(_MOST, _CALL_BYTES // size), min(_FEW, _FEW_BYTES // size))
+    return multiple * max(1, worth // multiple)
