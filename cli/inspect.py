@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -14,34 +15,56 @@ from cli.ingest import summary
 @click.command("inspect")
 @click.argument("store", type=click.Path(path_type=Path))
 @click.option("--verify", is_flag=True, help="Read every byte and compare it with the hashes.")
+@click.option("--warm", is_flag=True, help="Read the store into memory (the page cache), as far as it fits.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(store: Path, verify: bool, as_json: bool) -> None:
+def command(store: Path, verify: bool, warm: bool, as_json: bool) -> None:
     """Show what is in STORE: classes, groups, splits, fields, skipped samples, fingerprint."""
     import episodes
 
     opened = episodes.open(store)
     if verify:
-        with bar("verify", "bytes") as progress:
-            opened.verify(progress)
+        with bar("verify", "MiB") as progress:
+            opened.verify(_in_mib(progress))
+    warmed = 0
+    if warm:
+        with bar("warm", "MiB") as progress:
+            warmed = opened.warm(_in_mib(progress))
     manifest, table = opened.manifest, opened.table
+    size = sum(shard.size for shard in manifest.shards)
     if not as_json:
         click.echo(summary(store))
         for one in manifest.skipped:
             click.echo(f"  skipped {one.class_name}/{one.key}: {one.reason}")
         if verify:
             click.echo("  verified: every shard has the hash it was written with")
+        if warm:
+            click.echo(_warmed(warmed, size))
         return
     about = {
         "classes": len(table.names),
         "samples": opened.num_rows,
         "groups": len(table.group_names),
         "fields": {name: {"dtype": f.dtype, "shape": list(f.shape)} for name, f in opened.fields.items()},
+        "encodings": {name: {"codec": e.codec, "quality": e.quality} for name, e in manifest.encodings.items()},
         "splits": {name: {split: len(ids) for split, ids in parts.items()} for name, parts in table.splits.items()},
         "shards": len(manifest.shards),
-        "bytes": sum(shard.size for shard in manifest.shards),
+        "bytes": size,
         "reader": dict(manifest.reader),
         "skipped": [{"class": s.class_name, "key": s.key, "reason": s.reason} for s in manifest.skipped],
         "fingerprint": manifest.fingerprint,
         "verified": verify,
+        "warmed": warmed,
     }
     click.echo(json.dumps(about, ensure_ascii=False))
+
+
+def _in_mib(progress: Callable[..., None]) -> Callable[[int, int], None]:
+    return lambda done, total: progress(done / 2**20, total / 2**20)
+
+
+def _warmed(warmed: int, size: int) -> str:
+    if warmed == size:
+        return f"  warmed: all {size / 2**20:,.1f} MiB are in the page cache"
+    return (
+        f"  warmed: {warmed / 2**20:,.1f} of {size / 2**20:,.1f} MiB, all that memory has room for; the rest stays on disk"
+    )

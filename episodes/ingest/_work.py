@@ -14,7 +14,7 @@ from episodes.protocols import FieldSpec, Listing, RawSample, Reader
 from episodes.store.manifest import DIGEST, DIGEST_BYTES, KEY, SPAN, Encoding, canonical
 from episodes.store.table import ClassTable
 
-# Photographs of quality 95 take 1/6 to 1/10. A fixed share, for rows are cut into shards before any is encoded.
+# Photographs take 1/4 to 1/10. A fixed share, for rows are cut into shards before any is encoded.
 _ENCODED_SHARE: Final = 8
 
 
