@@ -89,7 +89,7 @@ class Stream(Iterator[Item], Generic[Item]):
             raise StreamError(f"block={block}: {type(series).__name__} makes items one by one; leave block out")
         self._block, self._size = block, _worth_a_call(self._blocks, block or 1) if self._blocks else 1
         self._arenas = Arenas(keep=ahead + 3)  # in the making or waiting; held by the consumer, and by the one before it
-        self._ahead: Ahead[tuple[Sequence[Any], Failure | None]] = Ahead(self._make, self._next_request, workers, ahead)
+        self._ahead: Ahead[tuple[Sequence[Any], Failure | None]] = Ahead(workers, ahead)
         self._closed = False
         self._go_to(start)
 
@@ -146,7 +146,7 @@ class Stream(Iterator[Item], Generic[Item]):
             if (failure := self._failure) is not None:
                 self._go_to(self._round)
                 raise WorkerFailed(failure.index, failure.error) from failure.error
-            made = self._ahead.take()
+            made = self._ahead.take(self._make, self._next_request)
             if made is None:
                 raise StopIteration
             items, self._failure = made

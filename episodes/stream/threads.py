@@ -27,40 +27,41 @@ class Ahead(Generic[Made]):
     """Blocks in order.
 
     Args:
-        make: indices -> block; called from any thread.
-        requests: the indices of the next block at each call; None: there are no more.
         workers: threads; 0: the caller's own.
         ahead: most blocks in the making or waiting.
     """
 
-    def __init__(
-        self, make: Callable[[range], Made], requests: Callable[[], range | None], workers: int, ahead: int
-    ) -> None:
-        self._make, self._requests, self._workers, self._ahead = make, requests, workers, ahead
+    def __init__(self, workers: int, ahead: int) -> None:
+        self._workers, self._most = workers, ahead
         self._pool: ThreadPoolExecutor | None = None
         self._queue: deque[Future[Made]] = deque()
 
-    def take(self) -> Made | None:
-        """The next block, None after the last. Interrupted by Ctrl-C, it can be asked again."""
+    def take(self, make: Callable[[range], Made], request: Callable[[], range | None]) -> Made | None:
+        """The next block, None after the last.
+
+        Args:
+            make: indices -> block; called from any thread. Not kept between calls, so that who owns this can be forgotten.
+            request: the indices of the block to make next; None: there are no more.
+        """
         if not self._workers:
-            indices = self._requests()
-            return None if indices is None else self._make(indices)
+            indices = request()
+            return None if indices is None else make(indices)
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._workers, "episodes")
-        self._fill(self._pool)
+        self._fill(self._pool, make, request)
         if not self._queue:
             return None
         made = self._queue[0].result()
         self._queue.popleft()
-        self._fill(self._pool)
+        self._fill(self._pool, make, request)
         return made
 
-    def _fill(self, pool: ThreadPoolExecutor) -> None:
-        while len(self._queue) < self._ahead:
-            indices = self._requests()
+    def _fill(self, pool: ThreadPoolExecutor, make: Callable[[range], Made], request: Callable[[], range | None]) -> None:
+        while len(self._queue) < self._most:
+            indices = request()
             if indices is None:
                 return
-            self._queue.append(pool.submit(self._make, indices))
+            self._queue.append(pool.submit(make, indices))
 
     def drop(self) -> None:
         """Forget what was made ahead; what is in the making is waited for, so that its memory is free again."""
