@@ -5,6 +5,7 @@ over; what it accepts must keep the laws.
 """
 
 import dataclasses
+import functools
 import itertools
 import pickle
 import warnings
@@ -17,9 +18,11 @@ from test_engine import counts
 
 import episodes
 from episodes import frozen, plugins
+from episodes.config import from_table
 from episodes.errors import EpisodesError, SpecError
 from episodes.spec import COUNTS, EpisodeSpec
 from episodes.store.memory import MemoryStore
+from episodes.stream.series import SampledEpisodes
 
 NAMES = [f"{kingdom}{family}{c}" for kingdom in "pq" for family in "ab" for c in "012345"]  # 24 classes, 4 groups
 IS_A = [
@@ -139,7 +142,15 @@ def made(policy, store, selection, table, options, seed):
     """The series, where the warning that a range of ways is cut is none."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return episodes.sample(store, selection, EpisodeSpec(**table), sampler=policy, options=options, seed=seed)
+        module = plugins.find(plugins.SAMPLERS, policy)
+        sampler, classes = module.make(from_table(module.Options, options)), selected(store, selection)
+        return SampledEpisodes(store=store, classes=classes, spec=EpisodeSpec(**table), sampler=sampler, seed=seed)
+
+
+@functools.cache
+def selected(store, selection):
+    """The classes, with the hierarchy above them built once."""
+    return selection.classes(store)
 
 
 def planned(series, index):

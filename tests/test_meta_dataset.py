@@ -51,6 +51,8 @@ def test_queries_of_the_smallest_class(rows, shots, queries):
         ((10,) * 5, 0.0, 5),
         ((10,) * 5, 0.999999, 50),
         ((10, 90, 1290), 0.0, 3),
+        # The table of values (sampling 12) prints 51 and 102 here. The formula (3.7, and trap 8: the 1 is added outside of
+        # the floor) gives one more, and the other lines of the table agree with the formula: it is kept.
         ((10, 90, 1290), 0.25, 3 + 23 + 26),
         ((10, 90, 1290), 0.5, 6 + 46 + 51),
         ((1290,) * 50, 0.05, 300),
