@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -95,36 +94,35 @@ class Episode(Generic[A]):
     unlabeled: Part[A] | None = None
 
 
-@dataclass(frozen=True, slots=False, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
     """B episodes whose values were gathered together: a sequence of episodes that are views into shared arrays.
 
     Where all are of one size, `stacked` is the same memory as one episode with a leading axis.
     """
 
-    indices: tuple[int, ...]
-    """Index of each episode."""
+    indices: Sequence[int]
+    """[B] index of each episode."""
     fields: Fields[NDArray[Any]]
     """name -> [N, ...]: all support rows, then all query rows, then all unlabeled rows."""
     labels: Int
     """[N]"""
     rows: Int
     """[N]"""
-    offsets: tuple[tuple[int, ...], ...]
-    """Of support, query and unlabeled, B + 1 places each: where each episode's rows begin among the N, which may hold rows
-    of other episodes, too."""
     class_ids: Int
     """[sum of ways]"""
     variants: Int
     """[sum of ways]"""
-    class_offsets: tuple[int, ...]
-    """B + 1 places: where each episode's classes begin."""
+    offsets: Int
+    """[4, B + 1] where each episode's support, query and unlabeled rows begin among the N, and its classes among all. A
+    block that was cut out of another begins and ends somewhere within."""
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[Episode[NDArray[Any]]]:
-        return (self[b] for b in range(len(self)))
+        ends = self.offsets.T.tolist()
+        return (self._episode(i, one, two) for i, one, two in zip(self.indices, ends, ends[1:], strict=False))
 
     @overload
     def __getitem__(self, b: int) -> Episode[NDArray[Any]]: ...
@@ -136,39 +134,33 @@ class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
             start, stop, step = b.indices(len(self))
             if step != 1:
                 raise IndexError(f"episodes of a block are cut out in order; got a step of {step}")
-            ends = slice(start, max(start, stop) + 1)
-            return replace(
-                self,
-                indices=self.indices[start:stop],
-                offsets=tuple(line[ends] for line in self.offsets),
-                class_offsets=self.class_offsets[ends],
-            )
+            offsets = self.offsets[:, start : max(start, stop) + 1]
+            return replace(self, indices=self.indices[start:stop], offsets=offsets)
         if not -len(self) <= b < len(self):
             raise IndexError(f"a block of {len(self)} episodes has no place {b}")
         b %= len(self)
-        classes = slice(self.class_offsets[b], self.class_offsets[b + 1])
-        support, query, unlabeled = (slice(line[b], line[b + 1]) for line in self.offsets)
+        return self._episode(self.indices[b], self.offsets[:, b].tolist(), self.offsets[:, b + 1].tolist())
+
+    def _episode(self, index: int, begin: list[int], end: list[int]) -> Episode[NDArray[Any]]:
+        classes = slice(begin[3], end[3])
         return Episode(
-            index=self.indices[b],
+            index=index,
             class_ids=self.class_ids[classes],
             variants=self.variants[classes],
-            support=self._part(support),
-            query=self._part(query),
-            unlabeled=self._part(unlabeled) if unlabeled.stop > unlabeled.start else None,
+            support=self._part(slice(begin[0], end[0])),
+            query=self._part(slice(begin[1], end[1])),
+            unlabeled=self._part(slice(begin[2], end[2])) if end[2] > begin[2] else None,
         )
 
     def _part(self, place: slice) -> Part[NDArray[Any]]:
         fields = {name: values[place] for name, values in self.fields.items()}
         return Part(fields=fields, labels=self.labels[place], rows=self.rows[place])
 
-    @cached_property
+    @property
     def even(self) -> bool:
         """Whether all episodes have as many classes and rows of each kind."""
-        return all(
-            line[i + 1] - line[i] == line[1] - line[0]
-            for line in (self.class_offsets, *self.offsets)
-            for i in range(1, len(self))
-        )
+        sizes = np.diff(self.offsets)
+        return bool((sizes == sizes[:, :1]).all())
 
     @property
     def stacked(self) -> Episode[NDArray[Any]]:
@@ -182,8 +174,8 @@ class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
                 f"episodes {self.indices[0]} to {self.indices[-1]} are of different sizes and cannot be stacked; take them "
                 "one by one, or give fixed ways, shots and queries"
             )
-        support, query, unlabeled = (slice(line[0], line[-1]) for line in self.offsets)
-        classes = slice(self.class_offsets[0], self.class_offsets[-1])
+        begin, end = self.offsets[:, 0].tolist(), self.offsets[:, -1].tolist()
+        support, query, unlabeled, classes = (slice(one, two) for one, two in zip(begin, end, strict=True))
         return Episode(
             index=self.indices[0],
             class_ids=self.class_ids[classes].reshape(len(self), -1),

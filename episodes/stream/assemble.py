@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ def assemble(
     store: SampleStore,
     transforms: Mapping[str, Transform],
     key: tuple[int, int],
+    indices: Sequence[int],
     flat: FlatPlans,
     arena: Arena,
 ) -> EpisodeBlock:
@@ -33,7 +34,8 @@ def assemble(
         store: where rows are read.
         transforms: by field; a turned image without one is turned by a plain one.
         key: seed and stream of the transforms' numbers.
-        flat: which rows.
+        indices: of the episodes.
+        flat: their rows.
         arena: memory; the arrays of the block are cut out of it.
     """
     num, chosen = len(flat.rows), {}
@@ -50,16 +52,14 @@ def assemble(
             _plain(store, name, spec, flat, out)
         else:
             _transformed(store, transform, spec, key, flat, out)
-    offsets = [tuple(line) for line in flat.offsets.tolist()]
     return EpisodeBlock(
-        indices=tuple(flat.indices.tolist()),
+        indices=indices,
         fields=fields,
         labels=flat.labels,
         rows=flat.rows,
-        offsets=tuple(offsets[:3]),
+        offsets=flat.offsets,
         class_ids=flat.class_ids,
         variants=flat.variants,
-        class_offsets=offsets[3],
     )
 
 

@@ -137,7 +137,7 @@ class SampledEpisodes:
         else:
             numbers = np.fromiter(indices, np.uint64, len(indices))
             flat = draw(self.classes, self.spec, self.seed, numbers).flat()
-        block = assemble(self.store, self._transforms, self._key, flat, arena)
+        block = assemble(self.store, self._transforms, self._key, indices, flat, arena)
         return block if self.then is None else apply(self.then, block, self._key)
 
     def _check_index(self, index: int) -> int:
