@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from episodes.rng import jit
 
-_AHEAD = 8  # rows fetched ahead
+_AHEAD = 4  # rows fetched ahead
 _FETCHED = 256  # bytes of each; the hardware goes on from there
 
 
