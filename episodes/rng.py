@@ -31,23 +31,25 @@ from numpy.typing import NDArray
 
 from episodes.errors import SpecError
 
-# Purposes: the third word of the counter. Numbers are part of the data order and never reused.
-CLASSES: Final = 1
-ROWS: Final = 2
-GROUPS: Final = 3
-WAYS: Final = 4
-COUNTS: Final = 5
-DISTRACTORS: Final = 6
-UNLABELED: Final = 7
-FRONT: Final = 8  # which rows of a class are its front pool: labeled, or for training
-TRANSFORM: Final = 9
-SOURCE: Final = 10
-META: Final = 11
-PASS: Final = 12
-OVERLAP: Final = 13
-ORACLE: Final = 14
-NEGATIVES: Final = 15
-OWN: Final = 16  # numbers of a user's own function of an episode's values
+# Purposes: the third word of the counter. Numbers are part of the data order and never reused. They have a type, for a
+# kernel is compiled once for a type, but anew for each number written in Python.
+CLASSES: Final = np.uint64(1)
+ROWS: Final = np.uint64(2)
+GROUPS: Final = np.uint64(3)
+WAYS: Final = np.uint64(4)
+COUNTS: Final = np.uint64(5)
+DISTRACTORS: Final = np.uint64(6)
+UNLABELED: Final = np.uint64(7)
+FRONT: Final = np.uint64(8)  # which rows of a class are its front pool: labeled, or for training
+TRANSFORM: Final = np.uint64(9)
+SOURCE: Final = np.uint64(10)
+META: Final = np.uint64(11)
+PASS: Final = np.uint64(12)
+OVERLAP: Final = np.uint64(13)
+ORACLE: Final = np.uint64(14)
+NEGATIVES: Final = np.uint64(15)
+OWN: Final = np.uint64(16)  # numbers of a user's own function of an episode's values
+SELF: Final = np.uint64(17)  # whether the support rows of an episode become its classes
 
 SCRATCH: Final = 1 << 16  # numbers below which a permutation is kept
 SMALL: Final = 64  # numbers below which one is made afresh, which beats undoing one
@@ -80,8 +82,12 @@ _W1: Final = np.uint64(0xBB67AE8584CAA73B)
 @jit
 def philox(key0, key1, block, slot, purpose, index):
     """Four random words of one counter value: uint64 × 4."""
-    x0, x1, x2, x3 = np.uint64(block), np.uint64(slot), np.uint64(purpose), np.uint64(index)
-    k0, k1 = np.uint64(key0), np.uint64(key1)
+    words = np.uint64(block), np.uint64(slot), np.uint64(purpose), np.uint64(index)
+    return _philox(np.uint64(key0), np.uint64(key1), *words)
+
+
+@jit
+def _philox(k0, k1, x0, x1, x2, x3):
     for _ in range(10):
         upper0, lower0 = multiply(_M0, x0)
         upper1, lower1 = multiply(_M1, x2)
@@ -91,9 +97,19 @@ def philox(key0, key1, block, slot, purpose, index):
 
 
 @jit
+def unit(word):
+    """A real number in [0, 1) of a word: its upper 53 bits."""
+    return np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@jit
 def below(key0, key1, purpose, slot, index, n):
     """One number below `n` (at least 1), without bias: the first that `choose` would give."""
-    span = np.uint64(n)
+    return _below(key0, key1, np.uint64(purpose), np.uint64(slot), np.uint64(index), np.uint64(n))
+
+
+@jit
+def _below(key0, key1, purpose, slot, index, span):
     block, lane = np.uint64(0), 4
     words = (np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0))
     while True:
@@ -116,7 +132,8 @@ def choose(key0, key1, purpose, slot, index, n, scratch, out):
     multiply and reject (2019), which has no bias. An `n` beyond the length of `scratch` draws the same without a
     permutation of n numbers.
     """
-    choose_at(key0, key1, purpose, slot, index, n, len(out), scratch, out, 0)
+    zero = np.int64(0)
+    choose_at(key0, key1, np.uint64(purpose), np.uint64(slot), np.uint64(index), np.int64(n), len(out), scratch, out, zero)
 
 
 @jit

@@ -35,7 +35,7 @@ from episodes.rng import (
 
 # Kinds of a count, and the rows of `forms`.
 RANGE, WEIGHTS, DEALT, ALL, TOTAL, VARIABLE = range(6)
-F_WAYS, F_SHOTS, F_QUERIES, F_UNLABELED, F_DISTRACTORS, F_DISTRACTOR_ROWS, F_DISTRACTOR_QUERIES = range(7)
+F_WAYS, F_SHOTS, F_QUERIES, F_UNLABELED, F_DISTRACTORS, F_DISTRACTOR_ROWS, F_DISTRACTOR_QUERIES = map(np.int64, range(7))
 # Columns of `forms`.
 KIND, LOW, HIGH, OFFSET, LENGTH, FLAGS = range(6)
 PER_CLASS, PERMUTED = 1, 2
@@ -132,7 +132,7 @@ def fill_plain_rows(key0, key1, indices, ways, positions, k, q, extents, scratch
                         scratch[i] = i
                         scratch[number] = number
             if rare:
-                choose_sparse(key0, key1, ROWS, j, index, n, words[:drawn])
+                choose_sparse(key0, key1, ROWS, np.uint64(j), index, n, words[:drawn])
                 for i in range(shots):
                     rows[s + i] = start + words[i]
                 for i in range(shots, drawn):
@@ -175,7 +175,7 @@ def draw_ways(forms, values, thresholds, key0, key1, index, available):
     if forms[F_QUERIES, KIND] == TOTAL:
         # Fixed-total episodes (Bertinetto et al. 2019): shots first, then ways among the divisors of the total.
         total = values[forms[F_QUERIES, OFFSET]]
-        shots = draw_one(forms, F_SHOTS, values, thresholds, key0, key1, COUNTS, F_SHOTS * _SLOT, index)
+        shots = draw_one(forms, F_SHOTS, values, thresholds, key0, key1, COUNTS, np.uint64(F_SHOTS) * _SLOT, index)
         high = min(high, total // (shots + 1))
         divisors = 0
         for d in range(low, high + 1):
@@ -188,7 +188,7 @@ def draw_ways(forms, values, thresholds, key0, key1, index, available):
                 chosen -= 1
     if forms[F_WAYS, KIND] == RANGE:
         return low if low >= high else low + below(key0, key1, WAYS, 0, index, high - low + 1)
-    return draw_one(forms, F_WAYS, values, thresholds, key0, key1, WAYS, 0, index)
+    return draw_one(forms, F_WAYS, values, thresholds, key0, key1, WAYS, np.uint64(0), index)
 
 
 @jit
@@ -265,7 +265,8 @@ def add_distractors(
     Any: the first ones of a prefix-stable choice over all classes that are not the episode's, so that neither the number
     of distractors nor their presence moves anything else. ``marks`` [C] is all zero, before and after.
     """
-    number = draw_one(forms, F_DISTRACTORS, values, thresholds, key0, key1, COUNTS, F_DISTRACTORS * _SLOT, index)
+    slot = np.uint64(F_DISTRACTORS) * _SLOT
+    number = draw_one(forms, F_DISTRACTORS, values, thresholds, key0, key1, COUNTS, slot, index)
     if number == 0:
         return 0
     for j in range(ways):
@@ -356,7 +357,7 @@ def fill_rows(
             base = parted and len(seen) > 0 and seen[c]
             near = cut if parted else num
             first_part = shots + (0 if base else queries) + (0 if parted else hidden)
-            choose_at(key0, key1, purpose, slot, index, near, first_part, scratch, drawn, 0)
+            choose_at(key0, key1, purpose, np.uint64(slot), index, near, first_part, scratch, drawn, np.int64(0))
             if base:
                 choose(key0, key1, purpose, np.uint64(slot) + _SLOT, index, num - cut, scratch,
                        drawn[first_part : first_part + queries])  # fmt: skip

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from episodes.rng import CLASSES, COUNTS, GROUPS, WAYS, below, choose, jit, philox
+from episodes.rng import CLASSES, COUNTS, GROUPS, WAYS, below, choose, jit, philox, unit
 from episodes.sampling._kernels import (
     _SLOT,
     ANY,
@@ -24,12 +24,6 @@ from episodes.sampling._kernels import (
 
 FLAT, IN_GROUP, UNDER_NODE, EVERY = range(4)
 _BETA, _ALPHA = np.uint64(16) * _SLOT, np.uint64(17) * _SLOT  # slots of COUNTS beside those of the spec's forms
-
-
-@jit
-def unit(word):
-    """A real number in [0, 1) of a word: its upper 53 bits."""
-    return np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 # 1 / n! for n = 14 .. 0, for Horner's rule.
