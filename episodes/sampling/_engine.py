@@ -275,7 +275,7 @@ def _labels(ways: int, shots: int, queries: int) -> tuple[Int, Int]:
     return pair
 
 
-def numbers(key: tuple[np.uint64, np.uint64], purpose: int, slot: int, index: int, n: int, k: int) -> Int:
+def numbers(key: tuple[np.uint64, np.uint64], purpose: np.uint64, slot: int, index: int, n: int, k: int) -> Int:
     """`k` different numbers below `n` in random order, by one key; for policies written in Python."""
     out = np.empty(k, np.int64)
     rng.choose(*key, purpose, np.uint64(slot), np.uint64(index), n, scratch(), out)
