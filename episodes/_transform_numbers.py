@@ -1,6 +1,7 @@
 """Compiled: the numbers of `episodes.transforms.Transform`, keyed by (seed, stream, TRANSFORM, row, index).
 
-The slot of the counter is the row. Each part of a transform has its words at fixed places, whatever else is asked for:
+The slot of the counter is the row, and above its 48 bits the view of it (`FlatPlans.slots`). Each part of a transform has
+its words at fixed places, whatever else is asked for:
 
     block 1   flip, crop y, crop x
     block 2   rotation, translation y, translation x, scale
@@ -17,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from episodes.rng import TRANSFORM, jit, philox
+from episodes.rng import TRANSFORM, jit, philox, unit
 
 ONE: Final = 65536  # 1.0 in 16.16
 MIDDLE: Final = 128  # of the tone: contrast leaves it where it is
@@ -28,15 +29,9 @@ _SIN: Final = tuple((-1) ** n / math.factorial(2 * n + 1) for n in range(12, -1,
 
 
 @jit
-def _unit(word):
-    """A real number in [0, 1) of a word: its upper 53 bits."""
-    return np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
-
-
-@jit
 def _either(word, limit):
     """A real number in [-limit, limit)."""
-    return (2.0 * _unit(word) - 1.0) * limit
+    return (2.0 * unit(word) - 1.0) * limit
 
 
 @jit
@@ -74,8 +69,8 @@ def fill_numbers(key0, key1, indices, rows, turns, height, width, limits, out):
             if flips and word >> np.uint64(63):
                 to[4], to[5] = -ONE, (width - 1) * ONE
             # 53 bits of a word times the number of places: off from uniform by 1e-12, without a word passed over.
-            to[2] += (np.int64(np.floor(_unit(second) * (2 * padding + 1))) - padding) * ONE
-            to[5] += (np.int64(np.floor(_unit(third) * (2 * padding + 1))) - padding) * ONE
+            to[2] += (np.int64(np.floor(unit(second) * (2 * padding + 1))) - padding) * ONE
+            to[5] += (np.int64(np.floor(unit(third) * (2 * padding + 1))) - padding) * ONE
         if affine:
             _affine(philox(key0, key1, 2, slot, TRANSFORM, index), height, width, limits, to)
         if len(turns):
@@ -91,7 +86,7 @@ def _affine(words, height, width, limits, to):
     """Compose: rotate counter-clockwise and enlarge about the centre, then shift; of the map, its inverse."""
     angle = _either(words[0], limits[2])
     down, right = _fixed(_either(words[1], limits[3]) * height), _fixed(_either(words[2], limits[3]) * width)
-    shrink = 1.0 / (limits[4] + _unit(words[3]) * (limits[5] - limits[4]))
+    shrink = 1.0 / (limits[4] + unit(words[3]) * (limits[5] - limits[4]))
     cos = _fixed(_horner(_COS, angle * angle) * shrink)
     sin = _fixed(_horner(_SIN, angle * angle) * angle * shrink)
     y, x = (height - 1) * (ONE // 2), (width - 1) * (ONE // 2)  # the centre

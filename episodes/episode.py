@@ -29,6 +29,9 @@ class EpisodePlan:
     of one class (`ClassIndex.with_quarter_turns`): the drawing is the same, its turn is not. Label k means the class at
     ``class_ids[k]``, turned by ``variants[k]`` quarter turns; label -1 means a distractor class. Use labels, never
     positions: support and query are class-major, unlabeled rows are shuffled.
+
+    Where `query_views` is given (`episodes.sampling.self_supervised`) every support row is a class of its own: `class_ids`
+    repeats the class that a row is of, and the queries are support rows once more, as transforms show them another time.
     """
 
     index: int
@@ -53,6 +56,8 @@ class EpisodePlan:
     """Quarter turns of each query; None: those of its label."""
     unlabeled_turns: Int | None = None
     """Quarter turns of each unlabeled row; None: those of its label."""
+    query_views: Int | None = None
+    """Which view of its row each query is: transforms draw anew for each. None: all are view 0, as all other rows are."""
 
     @property
     def ways(self) -> int:

@@ -83,7 +83,7 @@ def write(
         overwrite: replace `path`.
 
     Raises:
-        SpecError: a part whose rows are not class by class.
+        SpecError: a part whose rows are not class by class; queries that are support rows again.
         EpisodesError: `path` exists, or cannot be written.
     """
     if path.exists() and not overwrite:
@@ -124,6 +124,11 @@ def _line(value: dict[str, Any]) -> bytes:
 
 
 def _entry(plan: EpisodePlan, i: int, source: str) -> dict[str, Any]:
+    if plan.query_views is not None:
+        raise SpecError(
+            f"episode {plan.index}: its queries are support rows again, made different by transforms; a frozen list holds "
+            "rows and no transforms (freeze the episodes of the policy itself, or with probability=0)"
+        )
     for part, labels in (("support", plan.support_labels), ("query", plan.query_labels)):
         known = np.where(labels < 0, len(plan.class_ids), labels)
         if (np.diff(known) < 0).any():

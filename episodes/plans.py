@@ -102,6 +102,7 @@ class PlanBlock:
             rows=self.rows,
             labels=labels,
             turns=turns,
+            views=EMPTY,
             offsets=self.offsets,
         )
 
@@ -122,6 +123,8 @@ class FlatPlans:
     """[N]"""
     turns: Int
     """[N] quarter turns of each row; empty: none is turned."""
+    views: Int
+    """[N] which view of its row each is (`EpisodePlan.query_views`); empty: all are view 0."""
     offsets: Int
     """[4, B + 1] where each episode's support, query and unlabeled rows begin among the N; and its classes among all."""
 
@@ -129,6 +132,11 @@ class FlatPlans:
     def per_row(self) -> UInt:
         """[N] index of each row's episode."""
         return np.concatenate([np.repeat(self.indices, np.diff(line)) for line in self.offsets[:3]])
+
+    @property
+    def slots(self) -> Int:
+        """[N] what transforms draw by: the row, and above its 48 bits the view; of view 0 the row itself."""
+        return self.rows + (self.views << 48) if len(self.views) else self.rows
 
     @classmethod
     def of(cls, plans: Sequence[EpisodePlan]) -> FlatPlans:
@@ -147,7 +155,11 @@ class FlatPlans:
             if turned
         ]
         ends = np.cumsum([0] + [len(rows) for rows, _, _ in flat])
-        num = len(plans)
+        num, views = len(plans), EMPTY
+        if any(plan.query_views is not None for plan in plans):
+            views = np.zeros(ends[-1], np.int64)
+            seen = [np.zeros(len(p.query), np.int64) if p.query_views is None else p.query_views for p in plans]
+            views[ends[num] : ends[2 * num]] = np.concatenate(seen)
         return cls(
             indices=np.array([plan.index for plan in plans], np.uint64),
             class_ids=np.concatenate([plan.class_ids for plan in plans]),
@@ -155,6 +167,7 @@ class FlatPlans:
             rows=np.concatenate([rows for rows, _, _ in flat]),
             labels=np.concatenate([labels for _, labels, _ in flat]),
             turns=np.concatenate(turns) if turned else EMPTY,
+            views=views,
             offsets=np.stack(
                 [ends[part * num : (part + 1) * num + 1] for part in range(3)] + [np.cumsum([0] + [p.ways for p in plans])]
             ),

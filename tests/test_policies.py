@@ -84,7 +84,16 @@ def test_every_policy_keeps_the_laws(name):
 
 
 def test_every_policy_is_listed_with_options_that_are_explained():
-    known = {*CASES, "frozen", "generalized", "leave_one_out", "each_row_once", "all_supports", "drawers"}
+    known = {
+        *CASES,
+        "frozen",
+        "generalized",
+        "leave_one_out",
+        "each_row_once",
+        "all_supports",
+        "drawers",
+        "self_supervised",
+    }
     assert set(plugins.names(plugins.SAMPLERS)) >= known
     for name in known:
         for option in plugins.find(plugins.SAMPLERS, name).Options.__dataclass_fields__.values():

@@ -85,7 +85,7 @@ def _transformed(
 ) -> None:
     size = transform.size(spec)
     indices = flat.per_row if transform.draws or len(flat.turns) else NO_INDICES
-    numbers = transform.draw(spec, *key, indices, flat.rows, flat.turns)
+    numbers = transform.draw(spec, *key, indices, flat.slots, flat.turns)
     places, rows, num_rows = store.places(transform.field), flat.rows, store.num_rows
     if places is None:  # encoded: decode first, then transform what lies in memory
         decoded = store.read(rows, {transform.field: np.empty((len(rows), *spec.shape), spec.dtype)})[transform.field]

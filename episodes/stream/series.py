@@ -34,7 +34,8 @@ class SampledEpisodes:
     Raises:
         SpecError: at construction, if some episode could not be drawn, quarter turns are asked of fields that are not
             square images, or a transform of a field that has none; at access, if the index is negative or not below
-            `length`.
+            `length`; when values are first asked for, if the policy's queries are support rows again (as those of
+            `episodes.sampling.self_supervised` are) and nothing would make them different. Plans need no transforms.
     """
 
     store: SampleStore
@@ -99,6 +100,7 @@ class SampledEpisodes:
     @cached_property
     def episode_bytes(self) -> int:
         """Bytes of a usual episode's values: how many are worth one call is decided by it."""
+        self._check_views()
         plans = [self.plan(i) for i in range(_SAMPLE if self.length is None else min(_SAMPLE, self.length))]
         rows = sum(len(plan.support) + len(plan.query) + len(plan.unlabeled) for plan in plans)
         return rows * sum(field.row_bytes for field in self.fields.values()) // max(1, len(plans))
@@ -131,6 +133,7 @@ class SampledEpisodes:
         """The episodes `indices`, gathered together into arrays of `arena`; each is what ``self[index]`` is."""
         for index in (indices[0], indices[-1]) if isinstance(indices, range) else indices:
             self._check_index(index)
+        self._check_views()
         draw = getattr(self.sampler, "block", None)
         if draw is None:
             flat = FlatPlans.of([self.sampler.plan(self.classes, self.spec, self.seed, index) for index in indices])
@@ -139,6 +142,15 @@ class SampledEpisodes:
             flat = draw(self.classes, self.spec, self.seed, numbers).flat()
         block = assemble(self.store, self._transforms, self._key, indices, flat, arena)
         return block if self.then is None else apply(self.then, block, self._key)
+
+    def _check_views(self) -> None:
+        if not getattr(self.sampler, "repeats_rows", False) or self.then is not None:
+            return
+        if not any(transform.draws for transform in self.transforms):
+            raise SpecError(
+                f"the queries of {self.sampler.name} are support rows again, and no transform draws anything: they would "
+                "be the same images (give a transform that does, as flip, crop_padding, rotate or brightness)"
+            )
 
     def _check_index(self, index: int) -> int:
         index = check_word("index", index)
