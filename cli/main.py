@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from typing import IO, Any, TextIO
 
@@ -30,6 +31,7 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
         warnings.showwarning = _warn
+        _show_log()
         try:
             return super().invoke(ctx)
         except EpisodesError as error:
@@ -37,6 +39,21 @@ class Group(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted; `ingest` and `train` go on where they were with --resume", err=True)
             ctx.exit(INTERRUPTED)
+
+
+class _Lines(logging.Handler):
+    """What the library logs, as lines on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One line."""
+        click.echo(record.getMessage(), err=True)
+
+
+def _show_log() -> None:
+    log = logging.getLogger("episodes")
+    if not log.handlers:
+        log.addHandler(_Lines())
+        log.setLevel(logging.INFO)
 
 
 def _warn(

@@ -17,6 +17,7 @@ move the support; a change of what a key yields is a new version of its sampler.
 from __future__ import annotations
 
 import hashlib
+import logging
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -25,7 +26,7 @@ from typing import Any, Final
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import types
+from numba.core import event, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -58,6 +59,23 @@ SMALL: Final = 64  # numbers below which one is made afresh, which beats undoing
 def jit(function: Callable[..., Any]) -> Any:
     """Compile a kernel: machine code cached on disk, no interpreter lock while it runs, exact arithmetic."""
     return numba.njit(function, cache=True, nogil=True, fastmath=False)
+
+
+class _Announcement(event.Listener):
+    """Says, once in a process, why the first use after installation takes so long; the command line shows it."""
+
+    said = False
+
+    def on_start(self, event: Any) -> None:
+        if not self.said and event.data["dispatcher"].py_func.__module__.startswith("episodes."):
+            _Announcement.said = True
+            logging.getLogger("episodes").info("compiling for this machine, once per installation: up to half a minute")
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcement())
 
 
 @intrinsic

@@ -1,5 +1,9 @@
 """Keyed random numbers: the same as NumPy's Philox, unbiased, without state."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,3 +97,18 @@ def test_stream_keys_separate_their_parts():
 def test_seeds_outside_64_bits_are_refused(value):
     with pytest.raises(SpecError, match="seed="):
         rng.check_word("seed", value)
+
+
+def test_compiling_is_announced_once_and_not_when_nothing_is_compiled(tmp_path):
+    code = (
+        "import logging, numpy as np; logging.basicConfig(level='INFO', format='%(name)s: %(message)s');"
+        "from episodes import rng; n = np.uint64(1); rng.philox(n, n, n, n, n, n);"
+        "rng.below(n, n, n, n, n, 5)"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stderr
+        for _ in range(2)
+    ]
+    assert runs[0] == "episodes: compiling for this machine, once per installation: up to half a minute\n"
+    assert runs[1] == ""
