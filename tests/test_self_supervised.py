@@ -2,14 +2,17 @@
 
 import dataclasses
 import hashlib
+import json
 import pickle
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from test_rng import numpy_words
 from worlds import class_index, memory_store
 
 import episodes
+from cli.main import main
 from episodes import frozen, plugins
 from episodes.errors import ConfigError, PluginNotFound, SpecError
 from episodes.plans import FlatPlans
@@ -254,3 +257,22 @@ def test_samplers_pickle_and_a_fingerprint_tells_them_apart():
         for one in (made, again, sampler(0.6, hold=2), sampler(0.5, hold=3))
     }
     assert len(found) == 3
+
+
+def test_options_of_the_policy_within_come_from_the_command_line(glyphs_store, tmp_path):
+    def plans(*args):
+        result = CliRunner().invoke(main, ["plan", str(glyphs_store), "--queries", "2", "--count", "12", *args])
+        assert result.exit_code == 0, result.output + result.stderr
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    options = ("probability=0.5", "of=hierarchical", "of_options={hold = 3}")
+    chosen = ("--sampler", "self-supervised", *(word for option in options for word in ("-O", option)))
+    found, within = plans(*chosen), plans("--sampler", "hierarchical", "-O", "hold=3")
+    (tmp_path / "e.toml").write_text(
+        'sampler = "self_supervised"\n[options]\nprobability = 0.5\nof = "hierarchical"\nof_options = {hold = 3}\n'
+    )
+    assert plans("--episode", str(tmp_path / "e.toml")) == found
+    assert [plan["support"] for plan in found] == [plan["support"] for plan in within]
+    alone = [one for one, two in zip(found, within, strict=True) if one["query"] != two["query"]]
+    assert 0 < len(alone) < 12
+    assert all(plan["support_labels"] == [0, 1, 2, 3, 4] and plan["query"] == plan["support"] for plan in alone)
