@@ -14,6 +14,8 @@ ONLY = {  # module -> the files, or folders, that may import it
     "simplejpeg": ("episodes/store/_encoded.py",),
     "concurrent": ("episodes/ingest/", "episodes/stream/threads.py"),
     "torch": ("episodes/adapters/", "learners/", "cli/train.py"),
+    "jax": ("episodes/adapters/jax.py",),
+    "tensorflow": ("episodes/adapters/tensorflow.py",),
     "lightning_fabric": ("learners/trainer.py",),
     "matplotlib": ("learners/page.py",),
     "click": ("cli/",),

@@ -1,39 +1,87 @@
-"""Episodes as torch tensors, sharing memory with the arrays on the CPU."""
+"""Episodes as torch tensors: sharing memory on the CPU, ahead of the consumer or made from resident rows on a device."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
 
-from episodes.episode import Episode, Part
+from episodes.adapters._device_stream import DeviceStream
+from episodes.adapters._each import each_with_axis
+from episodes.adapters._torch_prefetch import prefetch
+from episodes.adapters._torch_resident import resident
+from episodes.episode import Episode, EpisodeBlock
+from episodes.protocols import Series
+from episodes.stream.stream import Stream
+
+__all__ = ["DeviceStream", "EpisodeDataset", "prefetch", "resident", "to_torch"]
 
 
-def to_torch(episode: Episode[NDArray[Any]], device: torch.device | str = "cpu") -> Episode[Tensor]:
-    """`episode` as tensors with a leading episode axis, ``[1, n, ...]``; dtypes are kept.
+def to_torch(item: Episode[NDArray[Any]] | EpisodeBlock, device: torch.device | str = "cpu") -> Episode[Tensor]:
+    """`item` as tensors with a leading episode axis, ``[1, n, ...]``, or ``[B, n, ...]`` of a block; dtypes are kept.
 
-    On the CPU the tensors share the arrays' memory; on another device they are copies.
+    On the CPU the tensors share the arrays' memory, and keep it: a stream fills it again when the last of them is gone. On
+    another device they are copies.
+
+    Raises:
+        SpecError: a block of episodes of different sizes, which cannot be stacked.
     """
     device = torch.device(device)
-    return Episode(
-        index=episode.index,
-        class_ids=_tensor(episode.class_ids, device),
-        variants=_tensor(episode.variants, device),
-        support=_part(episode.support, device),
-        query=_part(episode.query, device),
-        unlabeled=None if episode.unlabeled is None else _part(episode.unlabeled, device),
-    )
+    if device.type == "cpu":
+        return each_with_axis(item, torch.from_numpy)
+    return each_with_axis(item, lambda values: torch.from_numpy(values).to(device))
 
 
-def _part(part: Part[NDArray[Any]], device: torch.device) -> Part[Tensor]:
-    return Part(
-        fields={name: _tensor(values, device) for name, values in part.fields.items()},
-        labels=_tensor(part.labels, device),
-        rows=_tensor(part.rows, device),
-    )
+class EpisodeDataset(IterableDataset[Episode[Tensor]]):
+    """A series under a ``DataLoader(dataset, batch_size=None, num_workers=n)`` of one's own; items are as of `to_torch`.
 
+    The loader's workers split the series: worker w of n under rank r of world R makes every R*n-th episode, from r + R*w
+    on. So each index comes once, and without `block` in the order of `Stream`; a block is of one worker's episodes.
 
-def _tensor(values: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(values).unsqueeze(0).to(device)
+    Slower than `Stream` with threads, whose gathers hold no interpreter lock: here each tensor is copied into a memory
+    segment of its own to get from one process to another, which takes longer than making it. It is for what must run in
+    processes: a ``then`` that is long Python, or a framework that asks for a ``DataLoader``.
+
+    A loader reads ahead, so there is no state: to resume, give as `start` the first index that was not used.
+
+    Args:
+        series: where episodes come from; picklable where workers are spawned. Stores are opened anew by each worker.
+        block: stack so many episodes into one item.
+        start: first index over all ranks and workers.
+        rank: as of `Stream`; None: as torch.distributed says when this object is made.
+        world: as of `Stream`.
+
+    Raises:
+        StreamError: an option out of range.
+    """
+
+    def __init__(
+        self,
+        series: Series[Any],
+        *,
+        block: int | None = None,
+        start: int = 0,
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> None:
+        distributed = torch.distributed
+        if rank is None and world is None and distributed.is_available() and distributed.is_initialized():
+            rank, world = distributed.get_rank(), distributed.get_world_size()  # not known in a worker
+        self.series = series
+        self._block, self._start = block, start
+        self._rank, self._world = 0 if rank is None else rank, 1 if world is None else world
+        self._stream(0, 1)  # refuses here what it would refuse in a worker
+
+    def _stream(self, worker: int, workers: int) -> Stream[Any]:
+        options: Any = {"start": self._start, "block": self._block}
+        return Stream(self.series, rank=self._rank + self._world * worker, world=self._world * workers, **options)
+
+    def __iter__(self) -> Iterator[Episode[Tensor]]:
+        """From `start` on, each time."""
+        worker = get_worker_info()
+        stream = self._stream(0, 1) if worker is None else self._stream(worker.id, worker.num_workers)
+        return map(to_torch, stream)

@@ -51,6 +51,10 @@ class MappedStore:
         for mapped in self._maps if self._misses else ():
             expect_random(mapped)
 
+    def __reduce__(self) -> tuple[Callable[..., MappedStore], tuple[Path, str]]:
+        """A pickle is the path: another process on this machine maps the files anew."""
+        return _opened_again, (self.path.absolute(), self.fingerprint)
+
     def _map(self, name: str, size: int) -> mmap.mmap:
         file = self.path / name
         try:
@@ -204,6 +208,16 @@ class MappedStore:
             StoreCorrupt: the first damaged shard is named, or the first row that decodes to other values.
         """
         verify_store(self, progress)
+
+
+def _opened_again(path: Path, fingerprint: str) -> MappedStore:
+    """The store that was pickled, and no other that took its place."""
+    store = MappedStore(path)
+    if store.fingerprint != fingerprint:
+        raise StoreError(
+            f"{path} was replaced: its fingerprint is {store.fingerprint}, that of the pickled store {fingerprint}"
+        )
+    return store
 
 
 def _array(name: str, spec: FieldSpec, rows: int, out: NDArray[Any] | None) -> NDArray[Any]:
