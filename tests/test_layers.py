@@ -10,7 +10,7 @@ ONLY = {  # module -> the files, or folders, that may import it
     "numba": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_pointers.py"),
     "llvmlite": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_pointers.py"),
     "h5py": ("episodes/store/writer.py",),
-    "PIL": ("episodes/readers/", "episodes/picture.py", "episodes/stats.py"),
+    "PIL": ("episodes/readers/", "episodes/picture.py", "episodes/stats.py", "episodes/bench/report.py"),
     "simplejpeg": ("episodes/store/_encoded.py",),
     "concurrent": ("episodes/ingest/", "episodes/stream/threads.py"),
     "torch": ("episodes/adapters/", "learners/", "cli/train.py"),
