@@ -21,6 +21,7 @@ from episodes.classes import EMPTY, Int
 from episodes.errors import ReaderError, SpecError, near
 
 Pairs = tuple[tuple[str, str], ...]
+_ROOT, _GROUP = chr(0), chr(1)  # before every name: nodes made of groups, which may be called as a class is
 
 
 def read_is_a(path: Path) -> Pairs:
@@ -223,5 +224,10 @@ def _bits(span: int) -> Int:
 
 def pairs_of_groups(groups: Mapping[str, str]) -> Pairs:
     """Groups as a hierarchy of two levels: class -> group, and one root above all groups."""
-    tops = {(chr(0), f"{chr(1)}{group}") for group in groups.values()}
-    return tuple(sorted(tops | {(f"{chr(1)}{group}", name) for name, group in groups.items()}))
+    tops = {(_ROOT, f"{_GROUP}{group}") for group in groups.values()}
+    return tuple(sorted(tops | {(f"{_GROUP}{group}", name) for name, group in groups.items()}))
+
+
+def shown(node: str) -> str:
+    """The name of a node as people read and write it: without the mark that keeps groups apart from classes."""
+    return "all groups" if node == _ROOT else node.removeprefix(_GROUP)

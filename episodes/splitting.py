@@ -14,7 +14,7 @@ from typing import Final, Literal, get_args
 import numpy as np
 
 from episodes.errors import SpecError, near
-from episodes.graph import SamplingGraph
+from episodes.graph import SamplingGraph, shown
 from episodes.rng import check_word
 
 How = Literal["near", "random", "far"]
@@ -54,21 +54,48 @@ def by_roots(graph: SamplingGraph, val: str, test: str) -> dict[str, list[str]]:
     """Classes below node `val`, below node `test`, and the rest; those below both go to val and test in turn.
 
     Source: Triantafillou et al. 2020 (carnivore n02075296 and device n03183080 for ImageNet), with the shared classes in
-    order of their names.
+    order of their names. Where groups are the hierarchy, a group's name is its node's.
 
     Raises:
-        SpecError: no such node.
+        SpecError: no such node, or a part without any class.
     """
+    known = {shown(name): n for n, name in enumerate(graph.names)}
     below = []
     for name in (val, test):
-        if name not in graph.names:
-            raise SpecError(f"node '{name}' is not in the hierarchy; {near(name, graph.names)[:200]}")
-        below.append({graph.leaves[c] for c in graph.span(graph.names.index(name)).tolist()})
+        if name not in known:
+            raise SpecError(f"node '{name}' is not in the hierarchy; {near(name, known)[:200]}")
+        below.append({graph.leaves[c] for c in graph.span(known[name]).tolist()})
     both = sorted(below[0] & below[1])
     vals = (below[0] - below[1]) | set(both[::2])
     tests = (below[1] - below[0]) | set(both[1::2])
-    rest = [name for name in graph.leaves if name not in vals | tests]
+    rest = set(graph.leaves) - vals - tests
+    for part, members in zip(PARTS, (rest, vals, tests), strict=True):
+        if not members:
+            raise SpecError(f"roots '{val}' and '{test}' leave '{part}' without any of the {len(graph.leaves)} classes")
     return {"train": sorted(rest), "val": sorted(vals), "test": sorted(tests)}
+
+
+def auto_roots(graph: SamplingGraph, desired: int = 150, margin: int = 50) -> tuple[str, str]:
+    """Nodes for `by_roots`, of val and of test: the two with the largest spans that are about `desired` classes.
+
+    Candidates span more than ``desired - margin`` and fewer than ``desired + margin`` classes; of equal ones the name that
+    sorts last comes first. Source: the released sampler of Triantafillou et al. 2020, where no roots are given.
+
+    Raises:
+        SpecError: fewer than two candidates; a number below 1.
+    """
+    for name, value in (("desired", desired), ("margin", margin)):
+        if value < 1:
+            raise SpecError(f"{name}={value} is out of range; it must be 1 or more")
+    low, high = max(1, desired - margin + 1), desired + margin - 1
+    found = sorted(((len(graph.span(n)), graph.names[n]) for n in graph.eligible(low, high).tolist()), reverse=True)
+    if len(found) < 2:
+        sizes = sorted(np.diff(graph.offsets).tolist(), key=lambda size: abs(size - desired))[:5]
+        raise SpecError(
+            f"desired={desired} and margin={margin} ask for two nodes that span {low}..{high} classes; the hierarchy has "
+            f"{len(found)} (spans nearest to {desired}: {', '.join(map(str, sizes))})"
+        )
+    return shown(found[0][1]), shown(found[1][1])
 
 
 def keyed(names: Sequence[str], seed: int) -> list[str]:

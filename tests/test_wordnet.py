@@ -22,7 +22,7 @@ from episodes.errors import SpecError
 from episodes.graph import SamplingGraph, read_is_a, restrict, rooted
 from episodes.sampling import meta_dataset
 from episodes.spec import EpisodeSpec
-from episodes.splitting import by_roots, split_classes
+from episodes.splitting import auto_roots, by_roots, split_classes
 from episodes.store.memory import MemoryStore
 
 NOUNS = Path(os.environ.get("EPISODES_WORDNET", "/usr/share/wordnet/data.noun"))
@@ -47,6 +47,13 @@ def pairs():
 def parts(pairs):
     """ImageNet's classes by Meta-Dataset's roots."""
     return by_roots(SamplingGraph.build(pairs, IMAGENET), CARNIVORE, DEVICE)
+
+
+def test_the_roots_of_meta_dataset_are_those_that_the_rule_finds(pairs):
+    graph = SamplingGraph.build(pairs, IMAGENET)
+    assert auto_roots(graph) == (CARNIVORE, DEVICE)  # another node spans 130 classes, too: the last name comes first
+    with pytest.raises(SpecError, match="desired=130 and margin=1 ask for two nodes that span 130..130 classes"):
+        auto_roots(SamplingGraph.build(pairs, TINY), 130, 1)
 
 
 def eligible(graph, high=392):
