@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -26,6 +25,7 @@ from episodes.ingest._decode import fill
 from episodes.ingest._duplicates import OnDuplicates, check_duplicates
 from episodes.ingest._encode import QUALITY, Kept, encodings_of
 from episodes.ingest._work import Work, count_classes
+from episodes.partial import Making
 from episodes.protocols import Reader
 from episodes.store.manifest import (
     CLASSES,
@@ -42,7 +42,6 @@ from episodes.store.table import ClassTable
 from episodes.store.writer import write_shard, write_whole
 
 SHARD_BYTES: Final = 16 << 20  # at most some seconds of decoding are lost to a kill, and a shard fits in memory easily
-_WORK = "work.json"
 
 
 def ingest(
@@ -87,10 +86,8 @@ def ingest(
         StoreError: `out` exists; an unfinished ingest exists and neither `resume` nor `overwrite` was said, or belongs to
             another source; the disk is full.
     """
-    if out.exists() and not (overwrite or resume):
-        raise StoreError(f"{out} exists; give --overwrite to replace it, or another path")
-    if out.exists() and not (out / MANIFEST).is_file():
-        raise StoreError(f"{out} exists and is not a store; it is not replaced (choose another path)")
+    making = Making(out, MANIFEST, b"", "ingest", "store")
+    making.check_target(overwrite=overwrite, resume=resume)
     listing = reader.listing()
     if is_a:
         listing = replace(listing, is_a=is_a)
@@ -101,16 +98,16 @@ def ingest(
         if finished.source == work.source:
             return finished
         raise StoreError(f"{out} was made from another source or other options; give --overwrite to replace it")
-    partial = out.with_name(out.name + ".partial")
-    _open_partial(partial, work, overwrite=overwrite, resume=resume)
-    done = _finished_shards(partial)
-    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
-    try:
-        done.extend(_write_shards(partial, work, done, pool, progress))
-    finally:
-        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for what is queued
-    manifest = _finish(partial, work, done, duplicates)
-    _swap_in(partial, out)
+    making = replace(making, work=canonical({"source": work.source}))
+    with making.open(overwrite=overwrite, resume=resume) as partial:
+        done = _finished_shards(partial)
+        pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+        try:
+            done.extend(_write_shards(partial, work, done, pool, progress))
+        finally:
+            pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for what is queued
+        manifest = _finish(partial, work, done, duplicates)
+        making.finish()
     return manifest
 
 
@@ -135,24 +132,6 @@ class _Done:
             consumed=table["consumed"],
             skipped=tuple(Skipped(**one) for one in table["skipped"]),
         )
-
-
-def _open_partial(partial: Path, work: Work, *, overwrite: bool, resume: bool) -> None:
-    note = canonical({"source": work.source})
-    if partial.exists() and overwrite:
-        shutil.rmtree(partial)
-    if partial.exists():
-        if not resume:
-            raise StoreError(f"an unfinished ingest is at {partial}; go on with --resume, or start over with --overwrite")
-        written = (partial / _WORK).read_bytes() if (partial / _WORK).exists() else note
-        if written != note:
-            raise StoreError(f"{partial} was begun from another source or with other options; start over with --overwrite")
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {partial}: {error.strerror}") from error
-    write_whole(partial / _WORK, note)
-    (partial / MANIFEST).unlink(missing_ok=True)  # killed just before the rename: not a store until it is in its place
 
 
 def _finished_shards(partial: Path) -> list[_Done]:
@@ -221,7 +200,6 @@ def _finish(partial: Path, work: Work, done: Sequence[_Done], duplicates: OnDupl
     write_whole(partial / CLASSES, table)
     for number in range(len(done)):
         (partial / f"{_name(number)}.json").unlink()
-    (partial / _WORK).unlink()
     write_whole(partial / MANIFEST, manifest.to_json())
     return manifest
 
@@ -230,14 +208,3 @@ def _column(partial: Path, shard: Shard, name: str, row_bytes: int) -> bytes:
     with (partial / shard.file).open("rb") as file:
         file.seek(shard.offsets[name])
         return file.read(shard.rows * row_bytes)
-
-
-def _swap_in(partial: Path, out: Path) -> None:
-    """Put the finished store in its place; a store already there is moved aside first, then deleted."""
-    old = out.with_name(out.name + ".old")
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        out.rename(old)
-    partial.rename(out)
-    if old.exists():
-        shutil.rmtree(old)
