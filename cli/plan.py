@@ -68,7 +68,11 @@ def describe(series: SampledEpisodes, indices: range, as_json: bool, output: Pat
     if series.length is not None:
         indices = range(indices.start, min(indices.stop, series.length))
     values = stats.collect((series.plan(i) for i in indices), series.classes)
-    click.echo(json.dumps({"episodes": len(indices), **stats.summary(values)}) if as_json else stats.text(values))
+    notes = stats.notes(values, series)
+    if as_json:
+        click.echo(json.dumps({"episodes": len(indices), **stats.summary(values), "notes": notes}, ensure_ascii=False))
+    else:
+        click.echo("\n".join([stats.text(values), *(f"note: {note}" for note in notes)]))
     if output is not None:
         stats.picture(values).save(output)
         click.echo(output, err=True)

@@ -209,6 +209,13 @@ class SamplingGraph:
         sizes = np.diff(self.offsets)
         return np.flatnonzero((sizes >= low) & (sizes <= high)).astype(np.int64)
 
+    def alike(self, nodes: Int) -> list[list[str]]:
+        """Names of those of `nodes` that span the same classes, in lists of two or more."""
+        found: dict[bytes, list[str]] = {}
+        for node in nodes.tolist():
+            found.setdefault(self.span(node).tobytes(), []).append(shown(self.names[node]))
+        return [names for names in found.values() if len(names) > 1]
+
     def table(self) -> NDArray[np.bool_]:
         """[N, L] whether a node spans a class."""
         table = np.zeros((len(self.names), len(self.leaves)), np.bool_)

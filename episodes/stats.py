@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from PIL import Image, ImageDraw
 from episodes.classes import ClassIndex
 from episodes.distance import coarsity, distances
 from episodes.episode import EpisodePlan
+
+if TYPE_CHECKING:
+    from episodes.stream.series import SampledEpisodes
 
 QUANTILES: Final = (0.0, 0.05, 0.5, 0.95, 1.0)
 BINS: Final = 20
@@ -57,6 +60,24 @@ def _distances(classes: ClassIndex) -> NDArray[np.float64] | None:
     if classes.is_a:
         return distances("lca_span", classes)
     return distances("groups", classes) if (classes.groups >= 0).any() else None
+
+
+def notes(values: Values, series: SampledEpisodes) -> list[str]:
+    """What is no error but may not be meant, in sentences: of the policy, and where no class is ever left out.
+
+    Args:
+        values: of `collect`, from the plans of `series`.
+        series: where the plans are from.
+    """
+    policy = getattr(series.sampler, "notes", None)
+    found = [] if policy is None else list(policy(series.classes, series.spec))
+    seen, number = values["class_frequency"], len(values.get("ways", ()))
+    if number > 1 and (seen == number).all():
+        found.append(
+            f"all {len(seen)} classes of split '{series.classes.split}' are in each of these {number} episodes, which "
+            "differ by their rows only (lower ways, if that is not meant)"
+        )
+    return found
 
 
 def summary(values: Values) -> dict[str, dict[str, float]]:

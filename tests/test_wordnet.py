@@ -236,6 +236,15 @@ def test_splits_of_tiny_imagenet_lie_further_apart_the_further_they_are_split(pa
     assert found["far"] > 5
 
 
+def test_a_note_tells_the_nodes_with_the_same_leaves(pairs):
+    sampler = meta_dataset.make(meta_dataset.Options(hierarchy="graph"))
+    (note,) = sampler.notes(classes_of(pairs, TINY), SPEC)
+    assert note == (
+        "nodes 'n00001740', 'n00001930' span the same classes; each counts as a node of its own, so these classes are "
+        "drawn 2 times as often"
+    )
+
+
 def test_a_store_keeps_of_wordnet_what_is_above_its_classes(pairs, tmp_path):
     from PIL import Image
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from episodes.classes import ClassIndex
+from episodes.classes import ClassIndex, Int
 from episodes.distance import Distances, distances
 from episodes.errors import SpecError
 from episodes.graph import SamplingGraph, pairs_of_groups
@@ -28,6 +28,15 @@ def hierarchy(classes: ClassIndex, kind: str) -> SamplingGraph:
     if classes.variants.any():
         raise SpecError(f"split '{classes.split}' holds quarter turns, which have no place in a hierarchy")
     return SamplingGraph.build(pairs_of_groups(grouped), classes.names)
+
+
+def notes_on(graph: SamplingGraph, nodes: Int) -> list[str]:
+    """A sentence for each set of `nodes` with the same classes, which are drawn that much more often."""
+    return [
+        f"nodes {', '.join(map(repr, names))} span the same classes; each counts as a node of its own, so these classes "
+        f"are drawn {len(names)} times as often"
+        for names in graph.alike(nodes)
+    ]
 
 
 @lru_cache(maxsize=16)

@@ -29,6 +29,7 @@ from episodes.plans import PlanBlock
 from episodes.rng import scratch
 from episodes.sampling import _meta_dataset as kernel
 from episodes.sampling._engine import key_of, one_index, with_rows
+from episodes.sampling._semantic import notes_on
 from episodes.sampling._tables import tables
 from episodes.spec import EpisodeSpec
 
@@ -213,6 +214,14 @@ class MetaDatasetSampler:
     def _nodes(self, classes: ClassIndex) -> tuple[Int, Int]:
         return _nodes(classes, self.options.min_ways, self.options.max_span, self.options.root)
 
+    def notes(self, classes: ClassIndex, spec: EpisodeSpec) -> list[str]:
+        """What is no error but worth knowing: nodes with the same classes."""
+        del spec
+        if self.options.hierarchy != "graph":
+            return []
+        graph = _graph(classes, self.options.root)
+        return notes_on(graph, graph.eligible(self.options.min_ways, self.options.max_span))
+
     def max_sizes(self, classes: ClassIndex, spec: EpisodeSpec) -> dict[str, int]:
         """Most support and query rows that an episode can have, for buffers and padding."""
         o, ways = self.options, spec.ways.high
@@ -224,13 +233,16 @@ class MetaDatasetSampler:
 
 
 @lru_cache(maxsize=32)
+def _graph(classes: ClassIndex, root: str | None) -> SamplingGraph:
+    """The hierarchy above the classes, or that of `root` and what is below it."""
+    return classes.graph if root is None else SamplingGraph.build(rooted(classes.is_a, root, classes.names), classes.names)
+
+
+@lru_cache(maxsize=32)
 def _nodes(classes: ClassIndex, low: int, high: int, root: str | None) -> tuple[Int, Int]:
     """Class positions under each eligible node: ``(offsets [N + 1], members)``."""
-    graph = classes.graph
-    if root is not None:
-        graph = SamplingGraph.build(rooted(classes.is_a, root, classes.names), classes.names)
-    nodes = graph.eligible(low, high)
-    spans = [graph.members[graph.offsets[n] : graph.offsets[n + 1]] for n in nodes]
+    graph = _graph(classes, root)
+    spans = [graph.span(node) for node in graph.eligible(low, high).tolist()]
     offsets = np.concatenate([[0], np.cumsum([len(span) for span in spans])]).astype(np.int64)
     return offsets, np.concatenate(spans).astype(np.int64) if spans else EMPTY
 

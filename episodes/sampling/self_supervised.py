@@ -73,6 +73,11 @@ class SelfSupervisedSampler:
         length = getattr(self.inner, "length", None)
         return None if length is None else length(classes, spec)
 
+    def notes(self, classes: ClassIndex, spec: EpisodeSpec) -> list[str]:
+        """Those of the policy."""
+        notes = getattr(self.inner, "notes", None)
+        return [] if notes is None else notes(classes, spec)
+
     def plan(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> EpisodePlan:
         """The plan of episode `index` under `seed`; assumes that `require` passed."""
         plan = self.inner.plan(classes, spec, seed, index)

@@ -18,7 +18,7 @@ from episodes.errors import SpecError, near
 from episodes.graph import SamplingGraph
 from episodes.rng import CLASSES, GROUPS, check_word
 from episodes.sampling._engine import draw_given, draw_ways, key_of, numbers
-from episodes.sampling._semantic import hierarchy
+from episodes.sampling._semantic import hierarchy, notes_on
 from episodes.spec import EpisodeSpec
 
 
@@ -71,6 +71,10 @@ class SpreadSampler:
                 raise SpecError(f"episode {index}: the classes below one child are all below others (lower ways)")
             taken.append(int(free[numbers(key, CLASSES, label + 1, index, len(free), 1)[0]]))
         return draw_given(key, classes, spec, index, np.array(taken, np.int64))
+
+    def notes(self, classes: ClassIndex, spec: EpisodeSpec) -> list[str]:
+        """What is no error but worth knowing: nodes with the same classes."""
+        return notes_on(hierarchy(classes, self.options.hierarchy), _nodes(classes, self.options, spec.least_ways))
 
 
 def _below(graph: SamplingGraph, child: int) -> Int:

@@ -17,7 +17,7 @@ from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
 from episodes.rng import CLASSES, GROUPS, check_word
 from episodes.sampling._engine import draw_given, draw_ways, key_of, numbers
-from episodes.sampling._semantic import hierarchy
+from episodes.sampling._semantic import hierarchy, notes_on
 from episodes.spec import EpisodeSpec
 
 
@@ -67,6 +67,10 @@ class UnderNodeSampler:
         span = hierarchy(classes, o.hierarchy).span(int(nodes[place]))
         ways = draw_ways(key, classes, spec, index, min(len(span), len(classes) - spec.distractors.high))
         return draw_given(key, classes, spec, index, span[numbers(key, CLASSES, 0, index, len(span), ways)])
+
+    def notes(self, classes: ClassIndex, spec: EpisodeSpec) -> list[str]:
+        """What is no error but worth knowing: nodes with the same classes."""
+        return notes_on(hierarchy(classes, self.options.hierarchy), _nodes(classes, self.options, spec.least_ways)[0])
 
 
 @lru_cache(maxsize=32)
