@@ -12,7 +12,7 @@ Importing this package is cheap: what compiles or maps is imported when it is fi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from episodes.protocols import SampleStore
     from episodes.selection import Selection
     from episodes.store.mapped import MappedStore
+    from episodes.stream.own import Own
     from episodes.stream.series import SampledEpisodes
     from episodes.stream.stream import Stream
+    from episodes.transforms import Transform
 
 __version__ = "0.1.0"
 
@@ -64,6 +66,8 @@ def sample(
     seed: int = 0,
     rotations: bool = False,
     length: int | None = None,
+    transforms: Sequence[Transform] = (),
+    then: Own | None = None,
 ) -> SampledEpisodes:
     """Episodes of a split, by index: ``sample(...)[i]`` is a pure function of the arguments and i.
 
@@ -77,9 +81,11 @@ def sample(
         seed: 0 to 2**64 - 1.
         rotations: count each class four times, once for each quarter turn.
         length: number of episodes; None: as many as the policy has, endless for most.
+        transforms: what happens to image fields on their way, one `episodes.transforms.Transform` a field at most.
+        then: a function of the values of an episode's part, after the transforms (see `episodes.stream.own`).
 
     Raises:
-        SpecError: unknown split, or an episode that could not be drawn.
+        SpecError: unknown split, an episode that could not be drawn, or a transform of a field that has none.
         ConfigError: an option that the policy does not have.
         PluginNotFound: unknown sampler.
     """
@@ -91,7 +97,16 @@ def sample(
     made = module.make(config.from_table(module.Options, options or {}, "options"))
     selection = Selection(split=split, rotations=rotations) if isinstance(split, str) else split
     classes = selection.classes(store)
-    return SampledEpisodes(store=store, classes=classes, spec=spec, sampler=made, seed=seed, length=length)
+    return SampledEpisodes(
+        store=store,
+        classes=classes,
+        spec=spec,
+        sampler=made,
+        seed=seed,
+        length=length,
+        transforms=tuple(transforms),
+        then=then,
+    )
 
 
 def __getattr__(name: str) -> Any:
