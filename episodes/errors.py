@@ -7,6 +7,7 @@
     ├── ReaderError          raw data cannot be read; the message names the file
     ├── StoreError           a store cannot be written or opened
     │   ├── StoreCorrupt     a file of the store is not what its manifest says
+    │   ├── ShardCorrupt     a file of episode shards is not what its manifest says
     │   └── StoreVersion     the store was written in another format version
     ├── StreamError          a stream cannot be positioned, or was closed
     │   ├── StateMismatch    saved state belongs to other data; both values are shown
@@ -50,6 +51,10 @@ class StoreError(EpisodesError):
 
 class StoreCorrupt(StoreError):
     """A file of the store is not what its manifest says."""
+
+
+class ShardCorrupt(StoreError):
+    """A file of episode shards is not what its manifest says."""
 
 
 class StoreVersion(StoreError):

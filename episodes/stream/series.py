@@ -108,8 +108,11 @@ class SampledEpisodes:
     def class_names(self, index: int) -> list[str]:
         """Names of the classes of episode `index`, in order of their labels; variants carry their turn."""
         plan = self.plan(index)
-        places = (self._place[c, turn] for c, turn in zip(plan.class_ids.tolist(), plan.variants.tolist(), strict=True))
-        return [self.classes.name(place) for place in places]
+        return [self.name_of(c, turn) for c, turn in zip(plan.class_ids.tolist(), plan.variants.tolist(), strict=True)]
+
+    def name_of(self, class_id: int, turn: int = 0) -> str:
+        """Name of a class; a variant carries its turn."""
+        return self.classes.name(self._place[class_id, turn])
 
     @cached_property
     def _transforms(self) -> dict[str, Transform]:

@@ -1,0 +1,300 @@
+"""compile_shards: a finite part of a series -> WebDataset tar shards; the same bytes for the same episodes.
+
+Shards are made one by one, each by one thread (or process, or machine), into ``OUT.partial``: a tar file, the index beside
+it, and a note that both are whole. The manifest goes last and one rename makes the set. So a killed compile leaves nothing
+that opens, `resume` makes what is missing, and parts may be made anywhere and joined by `finish_shards`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from episodes.errors import SpecError, StoreError
+from episodes.partial import Making
+from episodes.protocols import FieldSpec
+from episodes.shards.images import is_picture, kept_bytes, picture_members
+from episodes.shards.manifest import FORMAT, MANIFEST, EpisodeShard, Payload, ShardManifest
+from episodes.shards.record import Buffer, ShardIndex, key_of, npy_member, parts_of, plan_member
+from episodes.shards.tar import END
+from episodes.shards.writing import HashedFile, note_of, write_note
+from episodes.store.manifest import canonical
+from episodes.store.writer import write_whole
+from episodes.stream.buffers import Arena
+from episodes.stream.series import SampledEpisodes
+
+SHARD_BYTES: Final = 64 << 20
+_AT_ONCE_BYTES: Final = 4 << 20  # of values gathered in one call
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompileWork:
+    """A compile as decided before anything is written; picklable, so that any machine can make any shard.
+
+    Raises:
+        SpecError: nothing to compile; a payload that cannot hold these episodes.
+    """
+
+    series: SampledEpisodes
+    count: int
+    payload: Payload = "arrays"
+    shard_bytes: int = SHARD_BYTES
+
+    def __post_init__(self) -> None:
+        length = self.series.length
+        if self.count < 1 or (length is not None and self.count > length):
+            raise SpecError(f"count={self.count}: give 1 or more{'' if length is None else f', at most {length}'}")
+        changed = bool(self.series.transforms) or self.series.then is not None
+        if self.payload != "arrays" and changed:
+            raise SpecError(f"payload={self.payload} holds what is stored; leave transforms out, or use payload=arrays")
+        if self.payload == "images" and not any(map(is_picture, self.series.fields.values())):
+            raise SpecError("payload=images: the store has no field of uint8 images; use payload=arrays")
+
+    @property
+    def per_shard(self) -> int:
+        """Episodes of a shard."""
+        return max(1, self.shard_bytes // (self.series.episode_bytes + 2048)) if self.payload != "rows" else 4096
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards there will be."""
+        return -(-self.count // self.per_shard)
+
+    def indices(self, shard: int) -> range:
+        """Episodes of a shard."""
+        return range(shard * self.per_shard, min(self.count, (shard + 1) * self.per_shard))
+
+    def identity(self) -> bytes:
+        """What decides the bytes."""
+        return canonical({
+            "format": FORMAT, "fingerprint": self.series.fingerprint, "count": self.count, "payload": self.payload,
+            "per_shard": self.per_shard,
+        })  # fmt: skip
+
+    def making(self, out: Path) -> Making:
+        """The folder in the making."""
+        return Making(out, MANIFEST, self.identity(), "compile", "set of episode shards")
+
+
+def compile_shards(
+    series: SampledEpisodes,
+    out: Path,
+    count: int,
+    *,
+    payload: Payload = "arrays",
+    shard_bytes: int = SHARD_BYTES,
+    workers: int = 1,
+    only: Collection[int] | None = None,
+    overwrite: bool = False,
+    resume: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> ShardManifest | None:
+    """Write episodes 0 .. `count` - 1 of `series` as shards at `out`.
+
+    Args:
+        series: what to write.
+        out: folder to make.
+        count: number of episodes.
+        payload: ``arrays``: values as delivered, one .npy a field and episode; ``images``: stored pictures as files,
+            without loss; ``rows``: row numbers only, for readers that have the store.
+        shard_bytes: about how large a shard gets; changes files, not episodes.
+        workers: threads, each making a shard at a time. Changes speed only.
+        only: numbers of the shards to make here; others may be making theirs. The set is then completed by
+            `finish_shards`.
+        overwrite: replace what is at `out`, and drop an unfinished compile.
+        resume: go on with an unfinished compile; if `out` is already complete and the same, do nothing.
+        progress: called with (episodes done, episodes in all).
+
+    Returns:
+        The manifest; None where `only` left the set unfinished.
+
+    Raises:
+        SpecError: as `CompileWork`; a shard of `only` that there is not.
+        StoreError: `out` exists; an unfinished compile exists, of other episodes or in use; the disk is full.
+    """
+    work = CompileWork(series=series, count=count, payload=payload, shard_bytes=shard_bytes)
+    if only is not None and (unknown := [n for n in only if not 0 <= n < work.num_shards]):
+        raise SpecError(f"shard {unknown[0]} is not in 0..{work.num_shards - 1}")
+    making = work.making(out)
+    making.check_target(overwrite=overwrite, resume=resume)
+    if resume and not overwrite and out.exists():
+        return _complete(work, out)
+    shared = only is not None
+    with making.open(overwrite=overwrite, resume=resume or shared, together=shared) as partial:
+        wanted = range(work.num_shards) if only is None else sorted(only)
+        missing = [n for n in wanted if note_of(partial, n) is None]
+        make_shards(work, partial, missing, workers, progress)
+        if shared:
+            return None
+        manifest = _manifest(work, partial)
+        making.finish()
+    return manifest
+
+
+def finish_shards(
+    series: SampledEpisodes, out: Path, count: int, *, payload: Payload = "arrays", shard_bytes: int = SHARD_BYTES
+) -> ShardManifest:
+    """Join shards that were made apart (``only``) into a finished set.
+
+    Raises:
+        StoreError: a shard is missing or not whole; its number is named.
+    """
+    work = CompileWork(series=series, count=count, payload=payload, shard_bytes=shard_bytes)
+    making = work.making(out)
+    making.check_target(overwrite=False, resume=False)
+    if not making.partial.exists():
+        raise StoreError(f"no unfinished compile at {making.partial}; make its shards first")
+    with making.open(overwrite=False, resume=True) as partial:
+        manifest = _manifest(work, partial)
+        making.finish()
+    return manifest
+
+
+def make_shards(
+    work: CompileWork, folder: Path, numbers: Collection[int], workers: int, progress: Progress = lambda done, total: None
+) -> None:
+    """Make shards of `work` in `folder`, some at a time; an error or Ctrl-C ends all of them soon."""
+    done, lock, stop = work.count - sum(len(work.indices(n)) for n in numbers), threading.Lock(), threading.Event()
+
+    def tick(episodes: int) -> None:
+        nonlocal done
+        if stop.is_set():
+            raise InterruptedError
+        with lock:
+            done += episodes
+            progress(done, work.count)
+
+    if workers <= 1:
+        for number in numbers:
+            make_shard(work, folder, number, tick)
+        return
+    with ThreadPoolExecutor(workers, "compile") as pool:
+        futures = [pool.submit(make_shard, work, folder, number, tick) for number in numbers]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def make_shard(work: CompileWork, folder: Path, number: int, tick: Callable[[int], None] = lambda episodes: None) -> None:
+    """Make one shard: its tar file, its index, then the note that both are whole. Made again, it is the same bytes."""
+    name, indices = f"shard-{number:05d}", work.indices(number)
+    begins, counts, columns = [0], [], _Columns([], [], [], [])
+    with HashedFile(folder / f"{name}.tar") as file:
+        for start in range(0, len(indices), step := max(1, _AT_ONCE_BYTES // max(1, work.series.episode_bytes))):
+            some = indices[start : start + step]
+            for episode in work.series.block(some, Arena()):
+                file.write(record(work, episode))
+                begins.append(file.size)
+                counts.append([*(len(p.rows) if (p := getattr(episode, part)) else 0 for part in columns.parts), 0])
+                counts[-1][3] = len(episode.class_ids)
+                columns.add(episode)
+            tick(len(some))
+        file.write([END])
+    index = ShardIndex(np.array(begins), np.array(counts), *columns.joined()).to_npy()
+    write_whole(folder / f"{name}.index.npy", index)
+    write_note(folder, number, EpisodeShard(
+        file=f"{name}.tar", first=indices[0], episodes=len(indices), size=file.size, sha256=file.sha256,
+        index_file=f"{name}.index.npy", index_sha256=hashlib.sha256(index).hexdigest(),
+    ))  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    rows: list[Any]
+    labels: list[Any]
+    class_ids: list[Any]
+    variants: list[Any]
+    parts = ("support", "query", "unlabeled")
+
+    def add(self, episode: Any) -> None:
+        for part in parts_of(episode):
+            self.rows.append(part.rows)
+            self.labels.append(part.labels)
+        self.class_ids.append(episode.class_ids)
+        self.variants.append(episode.variants)
+
+    def joined(self) -> Iterator[Any]:
+        return (np.concatenate(column) for column in (self.rows, self.labels, self.class_ids, self.variants))
+
+
+def record(work: CompileWork, episode: Any) -> Iterator[Buffer]:
+    """All members of one episode (see `episodes.shards.record`)."""
+    key, parts = key_of(episode.index), parts_of(episode)
+    rows = np.concatenate([part.rows for part in parts])
+    store: Any = work.series.store
+    if work.payload != "rows":
+        for name, spec in sorted(work.series.fields.items()):
+            values = [part.fields[name] for part in parts]
+            if work.payload == "images" and is_picture(spec):
+                kept = None if episode.variants.any() else kept_bytes(store, name, rows)
+                yield from picture_members(key, name, np.concatenate(values), kept)
+            else:
+                yield from npy_member(f"{key}.{name}", *values)
+        yield from npy_member(f"{key}.labels", *(part.labels for part in parts))
+    keys = store.keys(rows) if hasattr(store, "keys") else None
+    yield from plan_member(episode, _class_names(work.series, episode), keys, work.series.seed)
+
+
+def _class_names(series: SampledEpisodes, episode: Any) -> list[str]:
+    return [series.name_of(c, turn) for c, turn in zip(episode.class_ids.tolist(), episode.variants.tolist(), strict=True)]
+
+
+def _manifest(work: CompileWork, partial: Path) -> ShardManifest:
+    """Check that every shard is whole, and write the manifest."""
+    shards = []
+    for number in range(work.num_shards):
+        shard = note_of(partial, number)
+        if shard is None:
+            raise StoreError(f"shard {number} of {work.num_shards} is not made yet (make it with --shards {number})")
+        shards.append(shard)
+    series = work.series
+    manifest = ShardManifest(
+        payload=work.payload,
+        count=work.count,
+        per_shard=work.per_shard,
+        fields={name: FieldSpec(f.dtype, tuple(f.shape)) for name, f in sorted(series.fields.items())},
+        fingerprint=series.fingerprint,
+        about=describe(series),
+        shards=tuple(shards),
+    )
+    for number in range(work.num_shards):
+        (partial / f"shard-{number:05d}.json").unlink()
+    write_whole(partial / MANIFEST, manifest.to_json())
+    return manifest
+
+
+def describe(series: SampledEpisodes) -> dict[str, Any]:
+    """What the episodes are, in words and plain values."""
+    options = getattr(series.sampler, "options", None)
+    return {
+        "store": series.store.fingerprint,
+        "split": series.classes.split,
+        "rotations": series.classes.turned,
+        "spec": series.spec.to_table(),
+        "sampler": {"name": series.sampler.name, "version": series.sampler.version, "options": str(options)},
+        "seed": series.seed,
+        "transforms": [str(transform) for transform in series.transforms],
+        "class_names": sorted({series.classes.name(i) for i in range(len(series.classes))}),
+    }
+
+
+def _complete(work: CompileWork, out: Path) -> ShardManifest:
+    """The manifest at `out`, if it is of this very work."""
+    manifest = ShardManifest.from_json((out / MANIFEST).read_bytes(), str(out / MANIFEST))
+    same = (manifest.fingerprint, manifest.count, manifest.payload, manifest.per_shard)
+    if same != (work.series.fingerprint, work.count, work.payload, work.per_shard):
+        raise StoreError(f"{out} was compiled from other episodes; give --overwrite to replace it")
+    return manifest

@@ -1,0 +1,223 @@
+"""EpisodeShards: compiled episodes as a series like any other, mapped; the index beside a shard gives random access."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from episodes.classes import Int
+from episodes.episode import Episode, EpisodeBlock
+from episodes.errors import ShardCorrupt, SpecError, StateMismatch, StoreError
+from episodes.protocols import FieldSpec, SampleStore
+from episodes.rng import check_word
+from episodes.shards.images import is_picture, read_picture
+from episodes.shards.manifest import MANIFEST, EpisodeShard, ShardManifest
+from episodes.shards.record import ShardIndex, npy_header
+from episodes.shards.tar import BLOCK, read_header
+from episodes.spec import EpisodeSpec
+from episodes.stream.buffers import Arena
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Open:
+    """A shard that is mapped."""
+
+    where: str
+    data: memoryview
+    index: ShardIndex
+    rows_before: Int
+    """[E + 1] rows of the episodes before each."""
+    classes_before: Int
+
+
+class EpisodeShards:
+    """Compiled episodes. ``shards[i]`` is what the series they were compiled from gives, bit by bit.
+
+    Opening reads the manifest only; a shard is mapped, and its index read, when it is first needed. Safe for any number of
+    threads. Its fingerprint is that of the series, so a stream's state goes from one to the other.
+
+    Args:
+        path: the folder.
+        store: for payload ``rows``, the store that the episodes were compiled from.
+
+    Raises:
+        StoreError: there are no shards at `path`, or payload ``rows`` came without its store.
+        StoreVersion: they were written in another format.
+        StateMismatch: `store` is not the one they were compiled from.
+        ShardCorrupt: the manifest was altered; at access, a shard that is missing, cut short or damaged.
+    """
+
+    def __init__(self, path: Path | str, store: SampleStore | None = None) -> None:
+        self.path = Path(path)
+        try:
+            data = (self.path / MANIFEST).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            raise StoreError(f"no episode shards at {path} (make some with `episodes compile`)") from None
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path / MANIFEST}: {error.strerror}") from error
+        self.manifest = ShardManifest.from_json(data, str(self.path / MANIFEST))
+        self._store = self._checked(store)
+        self._open: dict[int, _Open] = {}
+
+    def _checked(self, store: SampleStore | None) -> SampleStore | None:
+        compiled_from = self.manifest.about["store"]
+        if store is not None and store.fingerprint != compiled_from:
+            raise StateMismatch(f"{self.path} was compiled from store {compiled_from}; this store is {store.fingerprint}")
+        if store is None and self.manifest.payload == "rows":
+            raise StoreError(f"{self.path} holds row numbers only; open it with the store it was compiled from")
+        return store
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the series that was compiled."""
+        return self.manifest.fingerprint
+
+    @property
+    def length(self) -> int:
+        """Number of episodes."""
+        return self.manifest.count
+
+    @property
+    def fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape of each field."""
+        return self.manifest.fields
+
+    @property
+    def spec(self) -> EpisodeSpec:
+        """Sizes of an episode."""
+        return EpisodeSpec.from_table(self.manifest.about["spec"])
+
+    @cached_property
+    def episode_bytes(self) -> int:
+        """Bytes of a usual episode's values."""
+        counts = self._shard(0).index.counts[:, :3]
+        return int(counts.sum() * sum(field.row_bytes for field in self.fields.values()) // len(counts))
+
+    def __getitem__(self, index: int) -> Episode[NDArray[Any]]:
+        """Episode `index`, in arrays of its own."""
+        return self.block([index], Arena())[0]
+
+    def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock:
+        """The episodes `indices`, in arrays of `arena`."""
+        places = [self._place(index) for index in indices]
+        counts = np.stack([shard.index.counts[k] for shard, k in places], axis=1)  # [4, B]
+        offsets = np.zeros((4, len(places) + 1), np.int64)
+        np.cumsum(counts, axis=1, out=offsets[:, 1:])
+        offsets[1] += offsets[0, -1]
+        offsets[2] += offsets[1, -1]
+        num = int(offsets[2, -1])
+        arena.reserve([num * field.row_bytes for field in self.fields.values()])
+        fields = {name: arena.array((num, *field.shape), field.dtype) for name, field in self.fields.items()}
+        labels, rows = np.empty((2, num), np.int64)
+        class_ids, variants = np.empty((2, int(offsets[3, -1])), np.int64)
+        for b, (shard, k) in enumerate(places):
+            begin, end = shard.rows_before[k : k + 2].tolist()
+            targets = [slice(*offsets[part, b : b + 2].tolist()) for part in range(4)]
+            _scatter(shard.index.labels[begin:end], labels, targets)
+            _scatter(shard.index.rows[begin:end], rows, targets)
+            begin, end = shard.classes_before[k : k + 2].tolist()
+            class_ids[targets[3]], variants[targets[3]] = shard.index.class_ids[begin:end], shard.index.variants[begin:end]
+            if self.manifest.payload != "rows":
+                self._fill(shard, k, fields, targets)
+        if self._store is not None and self.manifest.payload == "rows":
+            self._store.read(rows, fields)
+            _turn(fields, labels, variants, offsets)
+        return EpisodeBlock(
+            indices=indices,
+            fields=fields,
+            labels=labels,
+            rows=rows,
+            class_ids=class_ids,
+            variants=variants,
+            offsets=offsets,
+        )
+
+    def _place(self, index: int) -> tuple[_Open, int]:
+        index = check_word("index", index)
+        if index >= self.length:
+            raise SpecError(f"index {index} is beyond these {self.length} episodes")
+        number = self.manifest.shard_of(index)
+        return self._shard(number), index - self.manifest.shards[number].first
+
+    def _shard(self, number: int) -> _Open:
+        if number not in self._open:
+            self._open[number] = _opened(self.path, self.manifest.shards[number])
+        return self._open[number]
+
+    def _fill(self, shard: _Open, k: int, fields: Mapping[str, NDArray[Any]], targets: Sequence[slice]) -> None:
+        """Values of one episode into its places."""
+        num, at = int(shard.index.counts[k, :3].sum()), int(shard.index.begins[k])
+        for name, spec in sorted(self.fields.items()):
+            if self.manifest.payload == "images" and is_picture(spec):
+                values = np.empty((num, *spec.shape), np.uint8)
+                for i in range(num):
+                    member = read_header(shard.data, at, shard.where)
+                    if member is None:
+                        raise ShardCorrupt(f"{shard.where} ends before picture {i} of an episode at byte {at}")
+                    try:
+                        read_picture(member.name, bytes(shard.data[member.start : member.start + member.size]), values[i])
+                    except ValueError as error:
+                        raise ShardCorrupt(f"{shard.where}: picture '{member.name}' is damaged ({error})") from error
+                    at = member.end
+            else:
+                skip = BLOCK + len(npy_header(spec.dtype, (num, *spec.shape)))
+                values = np.frombuffer(shard.data, spec.dtype, num * int(np.prod(spec.shape)), at + skip)
+                values = values.reshape(num, *spec.shape)
+                size = skip - BLOCK + values.nbytes
+                at += BLOCK + size + -size % BLOCK
+            _scatter(values, fields[name], targets)
+
+
+def _scatter(values: NDArray[Any], out: NDArray[Any], targets: Sequence[slice]) -> None:
+    """Rows of an episode, part by part, to the places of the parts."""
+    at = 0
+    for target in targets[:3]:
+        size = target.stop - target.start
+        out[target] = values[at : at + size]
+        at += size
+
+
+def _turn(fields: Mapping[str, NDArray[Any]], labels: Int, variants: Int, offsets: Int) -> None:
+    """Quarter turns of the classes, for rows read from a store."""
+    if not variants.any():
+        return
+    from episodes.transforms import quarter_turn
+
+    turns = np.zeros(len(labels), np.int64)
+    for b in range(offsets.shape[1] - 1):
+        own = variants[offsets[3, b] : offsets[3, b + 1]]
+        for part in range(3):
+            place = slice(offsets[part, b], offsets[part, b + 1])
+            turns[place] = np.where(labels[place] < 0, 0, own[labels[place]])
+    for values in fields.values():
+        if values.ndim > 2:
+            quarter_turn(values, turns)
+
+
+def _opened(folder: Path, shard: EpisodeShard) -> _Open:
+    """A shard, mapped, with its index."""
+    path, index_path = folder / shard.file, folder / shard.index_file
+    mend = f"compile again with --resume, or `episodes verify {folder} --repair`"
+    try:
+        with path.open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        raw = index_path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ShardCorrupt(f"{path} or its index cannot be read: {error} ({mend})") from error
+    if len(data) != shard.size:
+        raise ShardCorrupt(f"{path} has {len(data)} bytes; the manifest says {shard.size} ({mend})")
+    if hashlib.sha256(raw).hexdigest() != shard.index_sha256:
+        raise ShardCorrupt(f"{index_path} was altered: its hash is not that of the manifest ({mend})")
+    index = ShardIndex.from_npy(raw)
+    zero = np.zeros(1, np.int64)
+    rows_before = np.concatenate([zero, np.cumsum(index.counts[:, :3].sum(axis=1))])
+    classes_before = np.concatenate([zero, np.cumsum(index.counts[:, 3])])
+    return _Open(str(path), data, index, rows_before, classes_before)

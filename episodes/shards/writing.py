@@ -1,0 +1,97 @@
+"""Writing a shard file piece by piece, hashed on the way; and the notes that tell which shards are whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+from episodes.errors import StoreError
+from episodes.shards.manifest import EpisodeShard
+from episodes.shards.record import Buffer
+from episodes.store.manifest import canonical
+from episodes.store.writer import write_whole
+
+
+class HashedFile:
+    """A file written aside and renamed when it is complete; its size and SHA-256 are known then.
+
+    Raises:
+        StoreError: the disk is full or the place cannot be written; nothing is left behind.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._aside = path, path.with_name(path.name + ".tmp")
+        self._hash, self.size = hashlib.sha256(), 0
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written."""
+        return self._hash.hexdigest()
+
+    def write(self, pieces: Iterable[Buffer]) -> None:
+        """Add `pieces`."""
+        try:
+            for piece in pieces:
+                self._hash.update(piece)
+                self.size += self._file.write(piece)
+        except OSError as error:
+            raise _refused(self._path, error) from error
+
+    def __enter__(self) -> HashedFile:
+        try:
+            self._file = self._aside.open("wb", buffering=1 << 20)
+        except OSError as error:
+            raise _refused(self._path, error) from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+            self._file.close()
+            if kind is None:
+                self._aside.replace(self._path)
+        except OSError as failure:
+            self._aside.unlink(missing_ok=True)
+            raise _refused(self._path, failure) from failure
+        if kind is not None:
+            self._aside.unlink(missing_ok=True)
+
+
+def _refused(path: Path, error: OSError) -> StoreError:
+    if error.errno == errno.ENOSPC:
+        return StoreError(f"no space left on the disk of {path}; free some and go on with --resume")
+    return StoreError(f"cannot write {path}: {error.strerror}")
+
+
+def write_note(folder: Path, number: int, shard: EpisodeShard) -> None:
+    """Note that a shard is whole."""
+    write_whole(folder / f"shard-{number:05d}.json", canonical(asdict(shard)))
+
+
+def note_of(folder: Path, number: int) -> EpisodeShard | None:
+    """The shard, if it was noted and its files are what the note says."""
+    note = folder / f"shard-{number:05d}.json"
+    if not note.exists():
+        return None
+    shard = EpisodeShard(**json.loads(note.read_bytes()))
+    for file, expected in ((shard.file, shard.sha256), (shard.index_file, shard.index_sha256)):
+        if not (folder / file).exists() or hash_file(folder / file) != expected:
+            return None
+    return shard
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
