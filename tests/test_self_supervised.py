@@ -276,3 +276,14 @@ def test_options_of_the_policy_within_come_from_the_command_line(glyphs_store, t
     alone = [one for one, two in zip(found, within, strict=True) if one["query"] != two["query"]]
     assert 0 < len(alone) < 12
     assert all(plan["support_labels"] == [0, 1, 2, 3, 4] and plan["query"] == plan["support"] for plan in alone)
+
+
+def test_episodes_made_on_a_device_have_the_same_views():
+    from episodes.adapters.pytorch import resident
+
+    made = dataclasses.replace(series(photos(), options={"probability": 0.5}, seed=9), length=8)
+    for one, two in zip(resident(made, "cpu"), Stream(made), strict=True):
+        assert np.array_equal(one.query.fields["image"][0].numpy(), two.query.fields["image"])
+        assert np.array_equal(one.support.fields["image"][0].numpy(), two.support.fields["image"])
+    with pytest.raises(SpecError, match="support rows again, and no transform draws anything"):
+        resident(dataclasses.replace(made, transforms=()), "cpu")

@@ -110,7 +110,7 @@ class _Resident:
         chosen, drawn = self._transforms_of(flat), {}
         for name, transform in chosen.items():
             per_row = flat.per_row if transform.draws or len(flat.turns) else np.empty(0, np.uint64)
-            drawn[name] = transform.draw(self._series.store.fields[name], *self._key, per_row, flat.rows, flat.turns)
+            drawn[name] = transform.draw(self._series.store.fields[name], *self._key, per_row, flat.slots, flat.turns)
         tensors = self._bus.deliver(
             [flat.rows, flat.labels, flat.class_ids, flat.variants, flat.turns, places, *drawn.values()]
         )
