@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types docs clean
+.PHONY: demo test lint types docs benchmark clean
 
 demo: .venv/train.stamp
 	$(BIN)/episodes demo --output demo --overwrite
@@ -17,6 +17,10 @@ lint: .venv/dev.stamp
 
 types: .venv/dev.stamp
 	$(BIN)/mypy
+
+# Every target of speed and memory with what was measured; BENCH=--quick for whether it runs at all.
+benchmark: .venv/dev.stamp
+	$(BIN)/python benchmarks/targets.py $(BENCH)
 
 docs: .venv/dev.stamp
 	$(BIN)/mkdocs serve

@@ -45,13 +45,15 @@ def seconds(call: Callable[[int], Any], calls: int) -> float:
     return (time.perf_counter() - begin) / calls
 
 
-def compare(ours: Callable[[int], Any], episodes: int, calls: int, reference: Callable[[int], Any], name: str) -> float:
-    """Print a case; returns our seconds an episode."""
+def compare(
+    ours: Callable[[int], Any], episodes: int, calls: int, reference: Callable[[int], Any], name: str
+) -> tuple[float, float]:
+    """Print a case; returns seconds an episode, ours and NumPy's."""
     ours(0)
     pairs = [(seconds(ours, calls) / episodes, seconds(reference, max(20, calls // 4))) for _ in range(ROUNDS)]
     mine, numpy = (min(column) for column in zip(*pairs, strict=True))
     print(f"{name:<44} {1e6 * mine:8.3f} us  NumPy {1e6 * numpy:8.2f} us  {numpy / mine:6.1f}x")
-    return mine
+    return mine, numpy
 
 
 def numpy_fixed(rng: np.random.Generator, starts: np.ndarray) -> Callable[[int], Any]:
@@ -82,19 +84,24 @@ def numpy_meta_dataset(rng: np.random.Generator, starts: np.ndarray, num: int) -
     return draw
 
 
-def main() -> None:
-    """All cases."""
+def main() -> dict[str, tuple[float, float, float]]:
+    """All cases; returns by name seconds an episode, ours and NumPy's, and the row and class numbers drawn for one."""
     classes, rng = class_index([ROWS] * CLASSES), np.random.default_rng(0)
     reference = numpy_fixed(rng, classes.starts)
     sampler = uniform.make(uniform.Options())
-    compare(
-        lambda i: sampler.block(classes, FIXED, 0, block_of(i)),
-        BLOCK,
-        20,
-        reference,
-        "5-way 1-shot, block of 128 plans",
+    found, drawn = {}, 5 * 17
+    found["block"] = (
+        *compare(
+            lambda i: sampler.block(classes, FIXED, 0, block_of(i)),
+            BLOCK,
+            20,
+            reference,
+            "5-way 1-shot, block of 128 plans",
+        ),
+        drawn,
     )
-    compare(lambda i: sampler.plan(classes, FIXED, 0, i), 1, 2000, reference, "5-way 1-shot, one EpisodePlan a call")
+    one = compare(lambda i: sampler.plan(classes, FIXED, 0, i), 1, 2000, reference, "5-way 1-shot, one EpisodePlan a call")
+    found["plan"] = *one, drawn
     key = _engine.key_of(classes, "uniform", 1, 0)
     numbers = scratch()
 
@@ -103,19 +110,20 @@ def main() -> None:
 
     compare(kernel_call, 1, 2000, reference, "5-way 1-shot, one kernel call, fresh output")
     out, extents = np.empty(5 * 17, np.int64), classes.extents
-    compare(
+    found["single"] = *compare(
         lambda i: kernel.fill_one(*key, i, 1, 15, extents, numbers, out), 1, 2000, reference,
         "5-way 1-shot, one kernel call, output reused",
-    )  # fmt: skip
+    ), drawn  # fmt: skip
 
     omniglot = class_index([20] * 883)
     meta = meta_dataset.make(meta_dataset.Options())
     block = meta.block(omniglot, VARIABLE, 0, block_of(0))
     indices = (len(block.rows) + int(block.ways.sum())) / BLOCK
-    mine = compare(
+    mine, numpy = compare(
         lambda i: meta.block(omniglot, VARIABLE, 0, block_of(i)), BLOCK, 4,
         numpy_meta_dataset(rng, omniglot.starts, 883), "Meta-Dataset flat with rows, block of 128",
     )  # fmt: skip
+    found["meta-dataset"] = mine, numpy, indices
     print(f"{'':<44} {1e9 * mine / indices:8.2f} ns a drawn index ({indices:.0f} an episode)")
 
     begin = time.perf_counter()
@@ -124,8 +132,12 @@ def main() -> None:
     sampler.plan(large, spec, 0, 0)
     first, again = time.perf_counter() - begin, seconds(lambda i: sampler.plan(large, spec, 0, i), 50)
     columns = (large.ids, large.starts, large.counts, large.groups, large.variants, large.extents)
-    print(f"100,000 classes, one of 10 million rows: 1,000-way plan {1e6 * again:.0f} us (first {first:.2f} s); ", end="")
+    print(
+        f"100,000 classes, one of 10 million rows: 1,000-way plan {1e6 * again:.0f} us (first {first:.2f} s); ",
+        end="",
+    )
     print(f"index {sum(column.nbytes for column in columns) / 2**20:.1f} MiB and the names")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,14 +1,21 @@
 """`episodes bench`: every way is measured, gives what it says, and ends what it began. No figure is judged here."""
 
 import json
+import subprocess
+import sys
 import threading
 from multiprocessing import active_children
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
 from worlds import memory_store
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import stores
 
 import episodes
 from cli.main import main
@@ -119,7 +126,7 @@ def test_kernel_take_and_memcpy_give_the_rows_they_say():
     one = series(ways=3, shots=1, queries=4)
     drawn = [np.array([3, 1, 2]), np.array([7, 7])]
     store = one.store
-    for case in _cases._kernels(store, "image", store.read(np.arange(store.num_rows))["image"], "one", "x", drawn):
+    for case in _cases.kernel_cases(store, "image", store.read(np.arange(store.num_rows))["image"], "one", "x", drawn):
         assert case.run(2) == (6 if case.role == "memcpy" else 5)
 
 
@@ -170,3 +177,34 @@ def test_without_torch_the_rest_is_measured(monkeypatch):
     assert "NumPy loop" in report.text(result)
     with pytest.raises(ConfigError, match="'compute' needs torch"):
         bench(series(ways=2, shots=1, queries=2), tiny(consumer="compute"))
+
+
+def test_a_synthetic_store_is_a_whole_store(tmp_path):
+    store = episodes.open(stores.write(tmp_path / "s.store", (3, 8, 8), 4, 6))
+    store.verify()
+    assert len(store.split("train")) == 4
+    assert (store.read(np.arange(24))["image"] == stores.pixels((3, 8, 8), 24)).all()
+    assert (stores.pixels((1, 2048, 2048), 17)[16] == stores.pixels((1, 2048, 2048), 1)[0]).all(), (
+        "rows repeat beyond 64 MiB"
+    )
+
+
+def test_targets_are_met_or_not_by_what_was_measured(tmp_path):
+    pytest.importorskip("torch")
+    command = [
+        sys.executable,
+        str(Path(stores.__file__).with_name("targets.py")),
+        "--quick",
+        "--only",
+        "ingest",
+        "-o",
+        str(tmp_path / "t.png"),
+    ]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    (one,) = result["targets"]
+    assert one["name"] == "ingest, JPEG 64x64 to 84x84, to Pillow"
+    assert one["met"] == (one["value"] >= one["target"] == 4)
+    assert result["about"]["quick"]
+    with Image.open(tmp_path / "t.png") as picture:
+        assert picture.width > 500

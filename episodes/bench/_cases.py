@@ -71,7 +71,7 @@ def build(series: SampledEpisodes, settings: Settings, stack: ExitStack) -> Made
             run = _torch_bench.run(batches, consume)
             loaders.append(Case(name=f"DataLoader, {_workers(workers)}", role="loader", run=run))
     cases = [
-        _stream(series, name, block, workers, consume, stack)
+        stream_case(series, name, block, workers, consume, stack)
         for block in (None, settings.block)
         for workers in settings.workers
     ]
@@ -82,7 +82,7 @@ def build(series: SampledEpisodes, settings: Settings, stack: ExitStack) -> Made
     messages: list[tuple[Message, str, list[Int]]] = [("one", "1 episode", drawn)]
     messages.append(("block", f"{settings.block} episodes", blocks))
     for message, title, rows in messages:
-        cases += _kernels(store, name, array, message, title, rows)
+        cases += kernel_cases(store, name, array, message, title, rows)
     cases.append(Case(name="NumPy loop", role="numpy", run=numpy_loop(array, series.classes, sizes, wrap, consume)))
     images = float(np.mean([len(rows) for rows in drawn]))
     return Made(cases=cases + loaders, field=name, images=images, row_bytes=field.row_bytes, notes=notes)
@@ -107,7 +107,7 @@ def _load(store: SampleStore, name: str, field: FieldSpec, memory_gb: float) -> 
     return array
 
 
-def _stream(
+def stream_case(
     series: SampledEpisodes, field: str, block: int | None, workers: int, consume: Consume | None, stack: ExitStack
 ) -> Case:
     stream: Stream[Any] = stack.enter_context(Stream(series, block=block, workers=workers, rank=0, world=1))
@@ -166,7 +166,7 @@ def _alone(images: Array, consume: Consume) -> Case:
     return Case(name="consumer alone", role="consumer", run=run)
 
 
-def _kernels(store: SampleStore, name: str, array: Array, message: Message, title: str, drawn: list[Int]) -> list[Case]:
+def kernel_cases(store: SampleStore, name: str, array: Array, message: Message, title: str, drawn: list[Int]) -> list[Case]:
     """The bare gather from the store and from an array, ``np.take`` and memcpy, of the same rows into the same memory."""
     num, row_bytes, places = len(array), store.fields[name].row_bytes, store.places(name)
     out = np.zeros((max(map(len, drawn)), *array.shape[1:]), array.dtype)
