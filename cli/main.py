@@ -9,7 +9,7 @@ from typing import IO, Any, TextIO
 import click
 
 import episodes
-from cli import bench, demo, evaluate, freeze, ingest, inspect, plan, show, split, train
+from cli import bench, compile, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train  # noqa: A004
 from episodes.errors import EpisodesError
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -85,7 +85,7 @@ def main() -> None:
     """
 
 
-for command in (bench, demo, evaluate, freeze, ingest, inspect, plan, show, split, train):
+for command in (bench, compile, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train):
     main.add_command(command.command)
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from episodes.spec import EpisodeSpec
 if TYPE_CHECKING:
     from episodes.protocols import SampleStore
     from episodes.selection import Selection
+    from episodes.shards.read import EpisodeShards
     from episodes.store.mapped import MappedStore
     from episodes.stream.own import Own
     from episodes.stream.series import SampledEpisodes
@@ -45,6 +46,7 @@ __all__ = [
     "Selection",
     "Stream",
     "open",
+    "open_shards",
     "sample",
 ]
 
@@ -54,6 +56,18 @@ def open(path: Path | str) -> MappedStore:  # noqa: A001 - episodes.open(...), a
     from episodes.store.mapped import MappedStore
 
     return MappedStore(path)
+
+
+def open_shards(path: Path | str, store: SampleStore | None = None) -> EpisodeShards:
+    """Compiled episodes as a series: ``open_shards(path)[i]`` is episode i. See `episodes.shards.read.EpisodeShards`.
+
+    Args:
+        path: the folder that `episodes compile` made.
+        store: for payload ``rows``, the store that they were compiled from.
+    """
+    from episodes.shards.read import EpisodeShards
+
+    return EpisodeShards(path, store)
 
 
 def sample(

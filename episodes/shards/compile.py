@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from episodes.store.manifest import canonical
 from episodes.store.writer import write_whole
 from episodes.stream.buffers import Arena
 from episodes.stream.series import SampledEpisodes
+from episodes.stream.stream import Stream
 
 SHARD_BYTES: Final = 64 << 20
 _AT_ONCE_BYTES: Final = 4 << 20  # of values gathered in one call
@@ -228,6 +229,33 @@ class _Columns:
 
     def joined(self) -> Iterator[Any]:
         return (np.concatenate(column) for column in (self.rows, self.labels, self.class_ids, self.variants))
+
+
+def write_stream(
+    series: SampledEpisodes,
+    file: BinaryIO,
+    *,
+    start: int = 0,
+    count: int | None = None,
+    payload: Payload = "arrays",
+    workers: int = 0,
+) -> None:
+    """Write episodes from `start` on as one tar archive, without end or `count` of them.
+
+    Raises:
+        SpecError: as `CompileWork`.
+        BrokenPipeError: the reader has closed the pipe.
+    """
+    most = 2**63 if series.length is None else series.length - start
+    work = CompileWork(series=series, count=start + min(most, most if count is None else count), payload=payload)
+    with Stream(series, start=start, workers=workers) as stream:
+        for episode in stream:
+            if episode.index >= work.count:
+                break
+            for piece in record(work, episode):
+                file.write(piece)
+        file.write(END)
+        file.flush()
 
 
 def record(work: CompileWork, episode: Any) -> Iterator[Buffer]:

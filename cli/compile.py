@@ -1,0 +1,107 @@
+"""``episodes compile STORE -o SHARDS``: episodes written down as WebDataset tar shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cli._options import episode_options
+from cli._progress import bar
+from episodes.errors import ConfigError
+
+if TYPE_CHECKING:
+    from episodes.stream.series import SampledEpisodes
+
+EPISODES = 600  # of a set, where nothing else is said: the usual number of an evaluation
+
+
+@click.command("compile")
+@click.argument("store", type=click.Path(path_type=Path))
+@episode_options()
+@click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 600, or all of a finite policy]")
+@click.option(
+    "--payload",
+    type=click.Choice(["arrays", "images", "rows"]),
+    default="arrays",
+    show_default=True,
+    help="Values as arrays; stored pictures as files; or row numbers, for readers that have the store.",
+)
+@click.option("--shard-mb", type=click.IntRange(1), default=64, show_default=True, help="About how large a shard is, MiB.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Shards made at a time.")
+@click.option("--shards", metavar="A..B", help="Make these shards only, as 3..7; `--finish` joins what was made apart.")
+@click.option("--finish", is_flag=True, help="Join the shards that `--shards` made.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("--overwrite", is_flag=True, help="Replace what is there, or start an unfinished compile over.")
+@click.option("--resume", is_flag=True, help="Go on with an unfinished compile.")
+def command(
+    store: Path,
+    count: int | None,
+    payload: Any,
+    shard_mb: int,
+    workers: int,
+    shards: str | None,
+    finish: bool,
+    output: Path,
+    overwrite: bool,
+    resume: bool,
+    **values: Any,
+) -> None:
+    """Write episodes of STORE as tar shards that any program reads, and print the hash of the set.
+
+    The same command writes the same bytes on every machine. `episodes.open_shards` reads them back.
+
+    \b
+    episodes compile omniglot.store --split vinyals/test --count 10000 -o test.shards --workers 2
+    """
+    from episodes.shards.compile import compile_shards, finish_shards
+
+    series = one_series(store, values)
+    count = count or (EPISODES if series.length is None else series.length)
+    size = shard_mb << 20
+    if finish:
+        if shards is not None:
+            raise ConfigError("finish: --finish joins all shards; leave --shards out")
+        manifest = finish_shards(series, output, count, payload=payload, shard_bytes=size)
+    else:
+        with bar("compile", "episodes") as progress:
+            made = compile_shards(
+                series,
+                output,
+                count,
+                payload=payload,
+                shard_bytes=size,
+                workers=workers,
+                only=None if shards is None else _range(shards),
+                overwrite=overwrite,
+                resume=resume,
+                progress=progress,
+            )
+        if made is None:
+            click.echo(f"{output}.partial: shards {shards} made; join all of them with --finish", err=True)
+            return
+        manifest = made
+    total = sum(shard.size for shard in manifest.shards)
+    click.echo(f"{output}: {manifest.count} episodes, {len(manifest.shards)} shards, {total / 2**20:,.1f} MiB")
+    click.echo(f"  content {manifest.content}")
+
+
+def one_series(store: Path, values: dict[str, Any]) -> SampledEpisodes:
+    """The series that the episode options describe, of one store."""
+    import episodes
+    from cli.recipe import episode_table
+
+    table = episode_table(values)
+    if table.sources:
+        raise ConfigError("sources: episodes of one store are written; leave further stores out, or compile each")
+    return table.series(episodes.open(store))
+
+
+def _range(text: str) -> range:
+    """``3..7`` or ``3`` as numbers."""
+    first, _, last = text.partition("..")
+    try:
+        return range(int(first), int(last or first) + 1)
+    except ValueError:
+        raise ConfigError(f"shards: expected numbers as 3..7 or 3, got '{text}'") from None
