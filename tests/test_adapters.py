@@ -23,6 +23,7 @@ from episodes.transforms import Transform
 
 SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=2, unlabeled=1)
 LOOK = Transform(flip=True, rotate=20, contrast=0.3, mean=(0.4,), std=(0.2,))
+FORKS = pytest.mark.filterwarnings("ignore:.*fork")  # told where other tests have started threads; here none is needed
 GPU = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here"))
 DEVICES = ["cpu", GPU]
 
@@ -85,6 +86,15 @@ def test_tensors_keep_the_memory_they_share():
     kept = [to_torch(next(stream)) for _ in range(200)]
     for i, episode in enumerate(kept):
         assert_same(episode, to_torch(series()[i]))
+
+
+def test_read_only_arrays_are_copied():
+    episode = series()[0]
+    image = episode.query.fields["image"]
+    image.flags.writeable = False
+    tensor = to_torch(episode).query.fields["image"]
+    assert tensor.data_ptr() != image.ctypes.data
+    assert np.array_equal(tensor[0], image)
 
 
 def test_blocks_of_different_sizes_cannot_be_stacked():
@@ -242,6 +252,7 @@ def test_a_bus_never_writes_over_what_it_delivered():
             assert np.array_equal(tensor.numpy(), array)
 
 
+@FORKS
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # more workers than cores
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
@@ -255,6 +266,7 @@ def test_a_loaders_workers_split_the_series_in_the_order_of_a_stream(workers, ra
         assert_same(a, b)
 
 
+@FORKS
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loaders_blocks_hold_each_index_once(workers):
     one = series(length=23)
@@ -265,6 +277,7 @@ def test_a_loaders_blocks_hold_each_index_once(workers):
         assert rows == [tuple(one[i].query.rows.tolist()) for i in range(23)]
 
 
+@FORKS
 @pytest.mark.slow
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_a_loader_of_processes_reads_a_store_on_disk(context, glyphs_store):
@@ -307,68 +320,6 @@ def test_another_store_in_the_place_of_a_pickled_one_is_refused(glyphs_store, tm
     path.with_suffix(".5").rename(path)
     with pytest.raises(StoreError, match="was replaced: its fingerprint is"):
         pickle.loads(data)
-
-
-# JAX
-
-
-def test_jax_arrays_share_memory_that_begins_at_a_multiple_of_64_bytes():
-    jax, adapter = pytest.importorskip("jax"), pytest.importorskip("episodes.adapters.jax")
-    for transform, block in ((Transform(mean=(0.5,)), 1), (Transform(), 4)):
-        one = series(transforms=(transform,))
-        with episodes.Stream(one, block=block) as stream:
-            item = next(stream)
-        made, whole = adapter.to_jax(item), item.stacked
-        for part, arrays in ((made.support, whole.support), (made.query, whole.query)):
-            image, values = part.fields["image"], arrays.fields["image"]
-            assert (str(image.dtype), image.shape) == (str(values.dtype), values.shape)
-            assert image.unsafe_buffer_pointer() == values.ctypes.data
-            assert np.array_equal(image, values)
-            assert part.labels.dtype == jax.numpy.asarray(arrays.labels).dtype
-            assert np.array_equal(part.labels, arrays.labels)
-
-
-def test_jax_arrays_are_copies_elsewhere_and_right_whatever_the_stream_writes_next():
-    pytest.importorskip("jax")
-    from episodes.adapters import jax as adapter
-
-    one = series(spec=episodes.EpisodeSpec(ways=3, shots=1, queries=1))  # 48 bytes of support
-    with episodes.Stream(one) as stream:
-        next(stream)
-        item = next(stream)
-    image = adapter.to_jax(item).query.fields["image"]
-    assert item.query.fields["image"].ctypes.data % 64
-    assert image.unsafe_buffer_pointer() != item.query.fields["image"].ctypes.data
-    del item
-    for source in (one, series(), series(transforms=(LOOK,))):
-        with adapter.prefetch(episodes.Stream(source)) as stream:
-            kept = [next(stream) for _ in range(100)]
-        for i, episode in enumerate(kept):
-            assert episode.query.fields["image"].shape[0] == 1
-            assert np.array_equal(episode.query.fields["image"][0], source[i].query.fields["image"])
-            assert np.array_equal(episode.query.rows[0], source[i].query.rows)
-
-
-def test_jax_streams_have_the_state_of_what_was_handed_on():
-    pytest.importorskip("jax")
-    from episodes.adapters import jax as adapter
-
-    with adapter.prefetch(episodes.Stream(series(), block=2), ahead=3) as stream:
-        assert [next(stream).index for _ in range(2)] == [0, 2]
-        state = stream.state_dict()
-    assert state["next_index"] == 4
-    resumed = episodes.Stream(series())
-    resumed.load_state_dict(state)
-    assert next(resumed).index == 4
-
-
-def test_jax_takes_read_only_arrays():
-    pytest.importorskip("jax")
-    from episodes.adapters.jax import to_jax
-
-    episode = series()[0]
-    episode.query.fields["image"].flags.writeable = False
-    assert np.array_equal(to_jax(episode).query.fields["image"][0], episode.query.fields["image"])
 
 
 def test_store_types_are_kept_or_told():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 _ALIGN = 64  # bytes: where each array begins, so that its bytes can be viewed as any type
@@ -22,7 +23,8 @@ def device_of(device: torch.device | str) -> torch.device:
     return device
 
 
-def torch_dtype(dtype: DTypeLike) -> torch.dtype:
+@lru_cache
+def torch_dtype(dtype: np.dtype[Any] | str) -> torch.dtype:
     """The torch type of a NumPy type."""
     return torch.from_numpy(np.empty(0, dtype)).dtype
 
@@ -77,7 +79,7 @@ class Bus:
             for array, start in zip(arrays, ends, strict=False)
         ]
 
-    def empty(self, dtype: DTypeLike, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    def empty(self, dtype: str, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Uninitialised memory on the device: as a tensor, and its bytes, flat, to send to."""
         memory = torch.empty(math.prod(shape) * np.dtype(dtype).itemsize, dtype=torch.uint8, device=self.device)
         return memory.view(torch_dtype(dtype)).view(shape), memory

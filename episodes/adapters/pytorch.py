@@ -25,15 +25,19 @@ def to_torch(item: Episode[NDArray[Any]] | EpisodeBlock, device: torch.device | 
     """`item` as tensors with a leading episode axis, ``[1, n, ...]``, or ``[B, n, ...]`` of a block; dtypes are kept.
 
     On the CPU the tensors share the arrays' memory, and keep it: a stream fills it again when the last of them is gone. On
-    another device they are copies.
+    another device they are copies, and of read-only arrays, which torch does not know.
 
     Raises:
         SpecError: a block of episodes of different sizes, which cannot be stacked.
     """
     device = torch.device(device)
     if device.type == "cpu":
-        return each_with_axis(item, torch.from_numpy)
-    return each_with_axis(item, lambda values: torch.from_numpy(values).to(device))
+        return each_with_axis(item, _tensor)
+    return each_with_axis(item, lambda values: _tensor(values).to(device))
+
+
+def _tensor(values: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(values if values.flags.writeable else values.copy())
 
 
 class EpisodeDataset(IterableDataset[Episode[Tensor]]):
