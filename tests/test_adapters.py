@@ -1,6 +1,7 @@
 """Episodes as tensors of a framework: the same values in the same order, in the same memory where that can be."""
 
 import pickle
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from worlds import memory_store
 
 import episodes
 from episodes.adapters._torch_bus import Bus
+from episodes.adapters._torch_prefetch import _Sender
 from episodes.adapters.pytorch import EpisodeDataset, prefetch, to_torch
 from episodes.episode import EpisodeBlock
 from episodes.errors import SpecError, StateMismatch, StoreError, StreamError, WorkerFailed
@@ -237,6 +239,53 @@ def test_what_is_impossible_is_refused():
     stream.close()
     with pytest.raises(StreamError, match="closed"):
         next(stream)
+
+
+class StandIn:
+    """A stream and an event of a GPU that note what is asked of them."""
+
+    def __init__(self, name, log):
+        self.name, self.log = name, log
+
+    def record(self, stream):
+        self.log.append(f"{self.name} after {stream.name}")
+
+    def synchronize(self):
+        self.log.append(f"host waits for {self.name}")
+
+    def wait_event(self, event):
+        self.log.append(f"{self.name} waits for {event.name}")
+
+
+def test_a_gpu_is_told_the_right_things_in_the_right_order(monkeypatch):
+    log, count = [], iter(range(100))
+    side, main = StandIn("side", log), StandIn("main", log)
+    current = [main]
+
+    @contextmanager
+    def under(stream):
+        current.append(stream)
+        yield
+        current.pop()
+
+    monkeypatch.setattr(torch.cuda, "Event", lambda: StandIn(f"event {next(count)}", log))
+    monkeypatch.setattr(torch.cuda, "stream", under)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current[-1])
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda tensor, stream: log.append(f"kept for {stream.name}"))
+    empty = torch.empty
+    monkeypatch.setattr(torch, "empty", lambda *args, pin_memory=False, **options: empty(*args, **options))
+    sender = _Sender(torch.device("cpu"), {"image": LOOK}, slots=1)
+    sender._side, sender._bus._pinned = side, True
+    one = series(transforms=(LOOK.pixels,))
+    finish = sender.begin(one[0])
+    assert log == ["event 0 after side", "event 1 after side"], "the copy; all of the item"
+    log.clear()
+    episode = finish()
+    assert log == ["main waits for event 1"] + ["kept for main"] * 4, "what was copied, and three normalised fields"
+    assert_same(episode, to_torch(series(transforms=(LOOK,))[0]))
+    log.clear()
+    sender.begin(one[1])
+    assert log[0] == "host waits for event 0", "before the only piece of memory is written again"
 
 
 def test_a_bus_never_writes_over_what_it_delivered():

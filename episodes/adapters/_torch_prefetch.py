@@ -38,7 +38,7 @@ def prefetch(
 
     Give the series. It says what an episode is; where its transforms run is decided here: all that moves or tints pixels in
     the compiled gather, normalisation to float32 on the device, so that a quarter of the bytes cross the bus. The values
-    are those of `Stream` and `to_torch`, bit by bit. (What ``then`` makes is delivered as it is.)
+    are those of `Stream` and `to_torch`, bit by bit. (What ``then`` makes, and mixtures, are copied as they are.)
 
     A stream can be given in place of the series. Then what it delivers is copied, float32 as float32. Take nothing from it
     any more, and save the state of what this returns: the stream itself is ahead.

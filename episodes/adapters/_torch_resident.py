@@ -43,7 +43,8 @@ def resident(
 
     The rows that the split uses are copied once, as they are stored. For a block of episodes the host draws the plans and
     sends rows, labels and the numbers of the transforms in one copy; the device gathers, moves, tints and normalises. The
-    values are those of `Stream` and `to_torch`, bit by bit, and so is the state: one continues the other.
+    values are those of `Stream` and `to_torch`, bit by bit, and so is the state: one continues the other. On a GPU all of
+    it runs on the stream that is current in ``next``; take every episode on the same one.
 
     Args:
         series: what to draw.
@@ -161,7 +162,10 @@ def _hold(store: SampleStore, rows: Int, device: torch.device, split: str) -> di
             f"the {len(rows)} rows of split '{split}' take {size} bytes; {device} has {free} free; use prefetch"
         )
     bus = Bus(device, slots=2)
-    return {name: _column(store, name, spec, rows, bus) for name, spec in store.fields.items()}
+    held = {name: _column(store, name, spec, rows, bus) for name, spec in store.fields.items()}
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # whatever stream reads them
+    return held
 
 
 def _column(store: SampleStore, name: str, spec: FieldSpec, rows: Int, bus: Bus) -> Tensor:
