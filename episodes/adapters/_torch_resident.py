@@ -19,7 +19,6 @@ from episodes.episode import Episode, EpisodeBlock
 from episodes.errors import StoreError, StreamError
 from episodes.plans import FlatPlans
 from episodes.protocols import FieldSpec, SampleStore
-from episodes.rng import stream_key
 from episodes.store._cache import available_bytes
 from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
@@ -83,8 +82,6 @@ class _Resident:
         self._rows = _rows_of(series.classes)
         self._fields = _hold(series.store, self._rows, device, series.classes.split)
         self._transforms = {transform.field: transform for transform in series.transforms}
-        # As the plans are keyed: the transforms draw from the same stream under a purpose of their own.
-        self._key = series.seed, stream_key(series.classes.split, series.sampler.name, series.sampler.version)
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +100,7 @@ class _Resident:
 
     def block(self, indices: Sequence[int], arena: object = None) -> EpisodeBlock:
         """An `EpisodeBlock` whose arrays are tensors on the device, fresh ones; an arena is not needed."""
-        flat = self._plan(indices)
+        flat = self._series.flat(indices)
         places = np.searchsorted(self._rows, flat.rows)
         missing = self._rows[np.minimum(places, len(self._rows) - 1)] != flat.rows
         if missing.any():
@@ -111,7 +108,9 @@ class _Resident:
         chosen, drawn = self._transforms_of(flat), {}
         for name, transform in chosen.items():
             per_row = flat.per_row if transform.draws or len(flat.turns) else np.empty(0, np.uint64)
-            drawn[name] = transform.draw(self._series.store.fields[name], *self._key, per_row, flat.slots, flat.turns)
+            drawn[name] = transform.draw(
+                self._series.store.fields[name], *self._series.transform_key, per_row, flat.slots, flat.turns
+            )
         tensors = self._bus.deliver(
             [flat.rows, flat.labels, flat.class_ids, flat.variants, flat.turns, places, *drawn.values()]
         )
@@ -127,14 +126,6 @@ class _Resident:
         # A block cuts and stacks tensors as it does arrays.
         arrays: Any = {"fields": fields, "labels": labels, "rows": rows, "class_ids": class_ids, "variants": variants}
         return EpisodeBlock(indices=indices, offsets=flat.offsets, **arrays)
-
-    def _plan(self, indices: Sequence[int]) -> FlatPlans:
-        series = self._series
-        draw = getattr(series.sampler, "block", None)
-        if draw is None:
-            return FlatPlans.of([series.plan(index) for index in indices])
-        flat: FlatPlans = draw(series.classes, series.spec, series.seed, np.array(indices, np.uint64)).flat()
-        return flat
 
     def _transforms_of(self, flat: FlatPlans) -> Mapping[str, Transform]:
         """By field; a turned image without a transform is turned by a plain one."""

@@ -119,7 +119,7 @@ class SampledEpisodes:
         return {transform.field: transform for transform in self.transforms}
 
     @cached_property
-    def _key(self) -> tuple[int, int]:
+    def transform_key(self) -> tuple[int, int]:
         """Seed and stream of what transforms draw: those of the plans, under purposes of their own."""
         return self.seed, stream_key(self.classes.split, self.sampler.name, self.sampler.version)
 
@@ -134,17 +134,20 @@ class SampledEpisodes:
 
     def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock:
         """The episodes `indices`, gathered together into arrays of `arena`; each is what ``self[index]`` is."""
+        flat = self.flat(indices)
+        self._check_views()
+        block = assemble(self.store, self._transforms, self.transform_key, indices, flat, arena)
+        return block if self.then is None else apply(self.then, block, self.transform_key)
+
+    def flat(self, indices: Sequence[int]) -> FlatPlans:
+        """The plans of the episodes `indices`, their rows one after the other; no sample is read."""
         for index in (indices[0], indices[-1]) if isinstance(indices, range) else indices:
             self._check_index(index)
-        self._check_views()
         draw = getattr(self.sampler, "block", None)
         if draw is None:
-            flat = FlatPlans.of([self.sampler.plan(self.classes, self.spec, self.seed, index) for index in indices])
-        else:
-            numbers = np.fromiter(indices, np.uint64, len(indices))
-            flat = draw(self.classes, self.spec, self.seed, numbers).flat()
-        block = assemble(self.store, self._transforms, self._key, indices, flat, arena)
-        return block if self.then is None else apply(self.then, block, self._key)
+            return FlatPlans.of([self.sampler.plan(self.classes, self.spec, self.seed, index) for index in indices])
+        flat: FlatPlans = draw(self.classes, self.spec, self.seed, np.fromiter(indices, np.uint64, len(indices))).flat()
+        return flat
 
     def _check_views(self) -> None:
         if not getattr(self.sampler, "repeats_rows", False) or self.then is not None:
