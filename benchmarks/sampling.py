@@ -22,8 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from worlds import class_index
 
 from episodes.rng import scratch
-from episodes.sampling import _engine, meta_dataset, uniform
-from episodes.sampling import _kernels as kernel
+from episodes.sampling import _engine, _rows, meta_dataset, uniform
 from episodes.spec import EpisodeSpec
 
 ROUNDS = 9
@@ -106,12 +105,12 @@ def main() -> dict[str, tuple[float, float, float]]:
     numbers = scratch()
 
     def kernel_call(i: int) -> None:
-        kernel.fill_one(*key, i, 1, 15, classes.extents, numbers, np.empty(5 * 17, np.int64))
+        _rows.fill_one(*key, i, 1, 15, classes.extents, numbers, np.empty(5 * 17, np.int64))
 
     compare(kernel_call, 1, 2000, reference, "5-way 1-shot, one kernel call, fresh output")
     out, extents = np.empty(5 * 17, np.int64), classes.extents
     found["single"] = *compare(
-        lambda i: kernel.fill_one(*key, i, 1, 15, extents, numbers, out), 1, 2000, reference,
+        lambda i: _rows.fill_one(*key, i, 1, 15, extents, numbers, out), 1, 2000, reference,
         "5-way 1-shot, one kernel call, output reused",
     ), drawn  # fmt: skip
 

@@ -15,7 +15,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from episodes.classes import EMPTY, Int
 from episodes.errors import ReaderError, SpecError, near
@@ -100,14 +99,10 @@ def restrict(pairs: Iterable[tuple[str, str]], leaves: Sequence[str]) -> Pairs:
                 reach.append(parent)
     kept = tuple(sorted((p, c) for c in above | set(leaves) for p in parents.get(c, ())))
     for leaf in sorted(above & set(leaves)):
-        below = _classes_below(kept, leaf, set(leaves))
-        raise SpecError(f"class '{leaf}' stands above class '{min(below)}' in the hierarchy; leave one of them out")
+        below = min(_below(kept, leaf) & set(leaves))
+        raise SpecError(f"class '{leaf}' stands above class '{below}' in the hierarchy; leave one of them out")
     _order(kept)
     return kept
-
-
-def _classes_below(pairs: Pairs, top: str, leaves: set[str]) -> set[str]:
-    return _below(pairs, top) & leaves
 
 
 def _below(pairs: Iterable[tuple[str, str]], top: str) -> set[str]:
@@ -215,13 +210,6 @@ class SamplingGraph:
         for node in nodes.tolist():
             found.setdefault(self.span(node).tobytes(), []).append(shown(self.names[node]))
         return [names for names in found.values() if len(names) > 1]
-
-    def table(self) -> NDArray[np.bool_]:
-        """[N, L] whether a node spans a class."""
-        table = np.zeros((len(self.names), len(self.leaves)), np.bool_)
-        for node in range(len(self.names)):
-            table[node, self.span(node)] = True
-        return table
 
 
 def _bits(span: int) -> Int:

@@ -14,6 +14,7 @@ import numpy as np
 
 from episodes.classes import EMPTY, ClassIndex, Int, UInt
 from episodes.episode import EpisodePlan
+from episodes.spec import EpisodeSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -75,7 +76,7 @@ class PlanBlock:
 
     def flat(self) -> FlatPlans:
         """All rows of the block one after the other, with labels and turns."""
-        from episodes.sampling._kernels import fill_labels
+        from episodes.sampling._rows import fill_labels
 
         labels, turns = np.empty(len(self.rows), np.int64), EMPTY
         if self.classes.turned:
@@ -206,3 +207,10 @@ def plan_of(
         unlabeled=rows[2],
         unlabeled_labels=labels[2],
     )
+
+
+def cut_plan(classes: ClassIndex, spec: EpisodeSpec, index: int, positions: Int, rows: list[Int]) -> EpisodePlan:
+    """As `plan_of`, for a spec of fixed counts: of the rows of each class the first are support, then come queries."""
+    shots, both = spec.shots.low, spec.shots.low + spec.queries.low
+    parts = [one[:shots] for one in rows], [one[shots:both] for one in rows], [one[both:] for one in rows]
+    return plan_of(classes, index, positions, *parts)

@@ -14,6 +14,7 @@ from episodes.errors import SpecError
 from episodes.plans import PlanBlock
 from episodes.rng import check_word, scratch, stream_key
 from episodes.sampling import _kernels as kernel
+from episodes.sampling import _rows
 from episodes.sampling._tables import tables
 from episodes.spec import EpisodeSpec
 
@@ -30,6 +31,7 @@ class Pools:
 
 
 FLAT = Pools(kernel.FLAT, EMPTY, EMPTY)
+_GIVEN = Pools(kernel.GIVEN, EMPTY, EMPTY)
 
 
 def key_of(classes: ClassIndex, name: str, version: int, seed: int) -> tuple[np.uint64, np.uint64]:
@@ -58,10 +60,36 @@ def draw_block(
     """Plans of the episodes `indices` [B]: classes of one pool each, counts as the spec says."""
     if spec.fixed and is_plain(spec, classes) and hold == 1 and pools.mode in (kernel.FLAT, kernel.POOLS):
         return _fixed_block(key, classes, spec, indices, pools)
-    count, slots = len(indices), most_ways(classes, spec) + spec.distractors.high
-    arrays = np.zeros((4, count, slots), np.int64)
-    ways, distractors = np.empty((2, count), np.int64)
-    table = tables(spec, most_ways(classes, spec))
+    most = most_ways(classes, spec)
+    positions = np.zeros((len(indices), most + spec.distractors.high), np.int64)
+    return _described(key, classes, spec, indices, pools, hold, most, np.empty(len(indices), np.int64), positions)
+
+
+def draw_given(
+    key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, index: int, positions: Int
+) -> EpisodePlan:
+    """The plan of episode `index` with the classes at `positions`; counts, distractors and rows as the spec says."""
+    num = len(positions)
+    slots = np.zeros((1, num + spec.distractors.high), np.int64)
+    slots[0, :num] = positions
+    most = max(num, most_ways(classes, spec))
+    return _described(key, classes, spec, one_index(index), _GIVEN, 1, most, np.array([num]), slots).plan(0)
+
+
+def _described(
+    key: tuple[np.uint64, np.uint64],
+    classes: ClassIndex,
+    spec: EpisodeSpec,
+    indices: UInt,
+    pools: Pools,
+    hold: int,
+    most: int,
+    ways: Int,
+    positions: Int,
+) -> PlanBlock:
+    """Plans of `most` ways at most, into `ways` [B] and `positions` [B, S]; both are given where the classes are."""
+    counts, distractors = np.zeros((3, *positions.shape), np.int64), np.empty(len(indices), np.int64)
+    table = tables(spec, most)
     kernel.describe(
         *key,
         indices,
@@ -79,9 +107,10 @@ def draw_block(
         scratch(),
         ways,
         distractors,
-        *arrays,
+        positions,
+        *counts,
     )
-    return with_rows(key, classes, spec, indices, ways, distractors, *arrays)
+    return with_rows(key, classes, spec, indices, ways, distractors, positions, *counts)
 
 
 def with_rows(
@@ -103,12 +132,12 @@ def with_rows(
             "distractors, or draw them from any group)"
         )
     offsets = np.empty((4, len(indices) + 1), np.int64)
-    kernel.fill_offsets(ways, k, q, u, offsets)
+    _rows.fill_offsets(ways, k, q, u, offsets)
     rows, slots = np.empty(offsets[2, -1], np.int64), np.empty(offsets[2, -1] - offsets[2, 0], np.int64)
     if is_plain(spec, classes):
-        kernel.fill_plain_rows(*key, indices, ways, positions, k, q, classes.extents, scratch(), rows, offsets)
+        _rows.fill_plain_rows(*key, indices, ways, positions, k, q, classes.extents, scratch(), rows, offsets)
     else:
-        kernel.fill_rows(
+        _rows.fill_rows(
             *key,
             indices,
             ways,
@@ -142,38 +171,6 @@ def with_rows(
     )
 
 
-def draw_given(
-    key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, index: int, positions: Int
-) -> EpisodePlan:
-    """The plan of episode `index` with the classes at `positions`; counts, distractors and rows as the spec says."""
-    num = len(positions)
-    slots = num + spec.distractors.high
-    arrays = np.zeros((4, 1, slots), np.int64)
-    arrays[0, 0, :num] = positions
-    ways, distractors = np.array([num]), np.empty(1, np.int64)
-    table, indices = tables(spec, max(num, most_ways(classes, spec))), one_index(index)
-    kernel.describe(
-        *key,
-        indices,
-        np.uint64(1),
-        kernel.GIVEN,
-        EMPTY,
-        EMPTY,
-        RELATIONS[spec.distractor_groups],
-        table.forms,
-        table.values,
-        table.thresholds,
-        classes.counts,
-        classes.labeled,
-        classes.groups,
-        scratch(),
-        ways,
-        distractors,
-        *arrays,
-    )
-    return with_rows(key, classes, spec, indices, ways, distractors, *arrays).plan(0)
-
-
 def draw_ways(key: tuple[np.uint64, np.uint64], classes: ClassIndex, spec: EpisodeSpec, index: int, available: int) -> int:
     """The number of ways of episode `index` when `available` classes may be used."""
     table = tables(spec, most_ways(classes, spec))
@@ -199,7 +196,7 @@ def _fixed_block(
     positions = np.empty((count, ways), np.int64)
     rows, numbers = np.empty(count * ways * (shots + queries), np.int64), scratch()
     kernel.fill_classes(*key, indices, pools.mode, pools.offsets, pools.members, len(classes), numbers, positions)
-    kernel.fill_plain_rows(
+    _rows.fill_plain_rows(
         *key,
         indices,
         shape["ways"],
@@ -232,7 +229,7 @@ def _shape(ways: int, shots: int, queries: int, count: int) -> dict[str, Int]:
         "unlabeled_counts": np.zeros((count, ways), np.int64),
         "offsets": np.empty((4, count + 1), np.int64),
     }
-    kernel.fill_offsets(shape["ways"], shape["shots"], shape["queries"], shape["unlabeled_counts"], shape["offsets"])
+    _rows.fill_offsets(shape["ways"], shape["shots"], shape["queries"], shape["unlabeled_counts"], shape["offsets"])
     return shape  # shared, never written to; marked read-only they would cost a kernel ten times as much to take
 
 
@@ -250,7 +247,7 @@ def draw_plan(
         return draw_block(key, classes, spec, one_index(index), pools, hold).plan(0)
     ways, shots, queries = spec.ways.low, spec.shots.low, spec.queries.low
     drawn = np.empty(ways * (1 + shots + queries), np.int64)
-    kernel.fill_one(*key, np.uint64(index), shots, queries, classes.extents, scratch(), drawn)
+    _rows.fill_one(*key, np.uint64(index), shots, queries, classes.extents, scratch(), drawn)
     positions, cut = drawn[:ways], ways * (1 + shots)
     labels = _labels(ways, shots, queries)
     return EpisodePlan(

@@ -8,7 +8,6 @@ import numpy as np
 
 from episodes.rng import CLASSES, COUNTS, GROUPS, WAYS, below, choose, jit, philox, unit
 from episodes.sampling._kernels import (
-    _SLOT,
     ANY,
     F_DISTRACTORS,
     F_QUERIES,
@@ -16,6 +15,7 @@ from episodes.sampling._kernels import (
     F_WAYS,
     HIGH,
     KIND,
+    SLOT,
     VARIABLE,
     add_distractors,
     draw_ways,
@@ -23,8 +23,7 @@ from episodes.sampling._kernels import (
 )
 
 FLAT, IN_GROUP, UNDER_NODE, EVERY = range(4)
-_BETA, _ALPHA = np.uint64(16) * _SLOT, np.uint64(17) * _SLOT  # slots of COUNTS beside those of the spec's forms
-
+_BETA, _ALPHA = np.uint64(16) * SLOT, np.uint64(17) * SLOT  # slots of COUNTS beside those of the spec's forms
 
 # 1 / n! for n = 14 .. 0, for Horner's rule.
 _TAYLOR = tuple(1.0 / math.factorial(n) for n in range(14, -1, -1))

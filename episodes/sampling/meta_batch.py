@@ -14,7 +14,7 @@ import numpy as np
 from episodes.classes import ClassIndex, Int
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
-from episodes.plans import plan_of
+from episodes.plans import cut_plan
 from episodes.rng import CLASSES, META, ROWS, check_word
 from episodes.sampling._engine import draw_given, key_of, numbers
 from episodes.spec import EpisodeSpec
@@ -87,15 +87,7 @@ class MetaBatchSampler:
             self._rows(key, classes, spec, int(position), int(place), batch, episode, index, label)
             for label, (position, place) in enumerate(zip(positions, order, strict=True))
         ]
-        shots, queries = spec.shots.low, spec.queries.low
-        return plan_of(
-            classes,
-            index,
-            positions,
-            [one[:shots] for one in rows],
-            [one[shots : shots + queries] for one in rows],
-            [one[shots + queries :] for one in rows],
-        )
+        return cut_plan(classes, spec, index, positions, rows)
 
     def _rows(
         self,

@@ -17,7 +17,7 @@ import numpy as np
 from episodes.classes import ClassIndex, Int
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
-from episodes.plans import plan_of
+from episodes.plans import cut_plan
 from episodes.rng import PASS, check_word
 from episodes.sampling._engine import key_of, numbers
 from episodes.spec import EpisodeSpec
@@ -60,15 +60,7 @@ class PassSampler:
             num = int(classes.counts[position])
             order = numbers(key, PASS, _SLOT + position, number, num, used + size)
             rows.append(classes.rows(position)[order[used:]])
-        shots, queries = spec.shots.low, spec.queries.low
-        return plan_of(
-            classes,
-            index,
-            positions,
-            [one[:shots] for one in rows],
-            [one[shots : shots + queries] for one in rows],
-            [one[shots + queries :] for one in rows],
-        )
+        return cut_plan(classes, spec, index, positions, rows)
 
     def where(self, classes: ClassIndex, spec: EpisodeSpec, seed: int, index: int) -> tuple[int, int]:
         """Pass of an episode, and its place there."""
