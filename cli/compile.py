@@ -9,9 +9,11 @@ import click
 
 from cli._options import episode_options
 from cli._progress import bar
+from episodes.config import to_table
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cli.recipe import EpisodeTable
     from episodes.stream.series import SampledEpisodes
 
 EPISODES = 600  # of a set, where nothing else is said: the usual number of an evaluation
@@ -57,13 +59,14 @@ def command(
     """
     from episodes.shards.compile import compile_shards, finish_shards
 
-    series = one_series(store, values)
+    table, series = one_series(store, values)
+    recipe = to_table(table)
     count = count or (EPISODES if series.length is None else series.length)
     size = shard_mb << 20
     if finish:
         if shards is not None:
             raise ConfigError("finish: --finish joins all shards; leave --shards out")
-        manifest = finish_shards(series, output, count, payload=payload, shard_bytes=size)
+        manifest = finish_shards(series, output, count, payload=payload, shard_bytes=size, recipe=recipe)
     else:
         with bar("compile", "episodes") as progress:
             made = compile_shards(
@@ -76,6 +79,7 @@ def command(
                 only=None if shards is None else _range(shards),
                 overwrite=overwrite,
                 resume=resume,
+                recipe=recipe,
                 progress=progress,
             )
         if made is None:
@@ -87,15 +91,15 @@ def command(
     click.echo(f"  content {manifest.content}")
 
 
-def one_series(store: Path, values: dict[str, Any]) -> SampledEpisodes:
-    """The series that the episode options describe, of one store."""
+def one_series(store: Path, values: dict[str, Any]) -> tuple[EpisodeTable, SampledEpisodes]:
+    """What the episode options say, and the series of one store that they describe."""
     import episodes
     from cli.recipe import episode_table
 
     table = episode_table(values)
     if table.sources:
         raise ConfigError("sources: episodes of one store are written; leave further stores out, or compile each")
-    return table.series(episodes.open(store))
+    return table, table.series(episodes.open(store))
 
 
 def _range(text: str) -> range:

@@ -34,7 +34,7 @@ def command(store: Path, start: int, count: int | None, payload: Any, workers: i
 
     if sys.stdout.isatty():
         raise ConfigError("output: a terminal cannot show a tar stream; write it to a pipe or a file")
-    series = one_series(store, values)
+    _, series = one_series(store, values)
     try:
         write_stream(series, sys.stdout.buffer, start=start, count=count, payload=payload, workers=workers)
     except BrokenPipeError:

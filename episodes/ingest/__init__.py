@@ -96,6 +96,7 @@ def ingest(
     if resume and not overwrite and out.exists():
         finished = Manifest.from_json((out / MANIFEST).read_bytes(), str(out / MANIFEST))
         if finished.source == work.source:
+            making.tidy()
             return finished
         raise StoreError(f"{out} was made from another source or other options; give --overwrite to replace it")
     making = replace(making, work=canonical({"source": work.source}))
@@ -169,7 +170,7 @@ def _write_shards(
 
 
 def _finish(partial: Path, work: Work, done: Sequence[_Done], duplicates: OnDuplicates) -> Manifest:
-    """Write classes and manifest, and remove the notes of the shards."""
+    """Write classes and manifest."""
     shards = tuple(one.shard for one in done if one.shard)
     skipped = tuple(s for one in done for s in one.skipped)
     counts, width = count_classes(work.samples), work.columns[KEY].row_bytes
@@ -198,8 +199,6 @@ def _finish(partial: Path, work: Work, done: Sequence[_Done], duplicates: OnDupl
         encodings=work.encodings,
     )
     write_whole(partial / CLASSES, table)
-    for number in range(len(done)):
-        (partial / f"{_name(number)}.json").unlink()
     write_whole(partial / MANIFEST, manifest.to_json())
     return manifest
 

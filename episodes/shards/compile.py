@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 
 from episodes.errors import SpecError, StoreError
-from episodes.partial import Making
+from episodes.partial import Making, own_suffix
 from episodes.protocols import FieldSpec
 from episodes.shards.images import is_picture, kept_bytes, picture_members
-from episodes.shards.manifest import FORMAT, MANIFEST, EpisodeShard, Payload, ShardManifest
+from episodes.shards.manifest import FORMAT, KIND, MANIFEST, EpisodeShard, Payload, ShardManifest
 from episodes.shards.record import Buffer, ShardIndex, key_of, npy_member, parts_of, plan_member
 from episodes.shards.tar import END
 from episodes.shards.writing import HashedFile, note_of, write_note
@@ -49,6 +49,8 @@ class CompileWork:
     count: int
     payload: Payload = "arrays"
     shard_bytes: int = SHARD_BYTES
+    recipe: Mapping[str, Any] | None = None
+    """What makes `series` of its store again, as plain values; kept in the manifest, so that a shard can be repaired."""
 
     def __post_init__(self) -> None:
         length = self.series.length
@@ -83,7 +85,7 @@ class CompileWork:
 
     def making(self, out: Path) -> Making:
         """The folder in the making."""
-        return Making(out, MANIFEST, self.identity(), "compile", "set of episode shards")
+        return Making(out, MANIFEST, self.identity(), "compile", "set of episode shards", KIND)
 
 
 def compile_shards(
@@ -97,6 +99,7 @@ def compile_shards(
     only: Collection[int] | None = None,
     overwrite: bool = False,
     resume: bool = False,
+    recipe: Mapping[str, Any] | None = None,
     progress: Progress = lambda done, total: None,
 ) -> ShardManifest | None:
     """Write episodes 0 .. `count` - 1 of `series` as shards at `out`.
@@ -111,24 +114,30 @@ def compile_shards(
         workers: threads, each making a shard at a time. Changes speed only.
         only: numbers of the shards to make here; others may be making theirs. The set is then completed by
             `finish_shards`.
-        overwrite: replace what is at `out`, and drop an unfinished compile.
+        overwrite: replace what is at `out`, and drop an unfinished compile unless `resume` is said, too.
         resume: go on with an unfinished compile; if `out` is already complete and the same, do nothing.
+        recipe: what makes `series` of its store again, as plain values (`CompileWork.recipe`).
         progress: called with (episodes done, episodes in all).
 
     Returns:
         The manifest; None where `only` left the set unfinished.
 
     Raises:
-        SpecError: as `CompileWork`; a shard of `only` that there is not.
+        SpecError: as `CompileWork`; a shard of `only` that there is not; `only` with `overwrite`.
         StoreError: `out` exists; an unfinished compile exists, of other episodes or in use; the disk is full.
     """
-    work = CompileWork(series=series, count=count, payload=payload, shard_bytes=shard_bytes)
+    work = CompileWork(series=series, count=count, payload=payload, shard_bytes=shard_bytes, recipe=recipe)
+    if only is not None and overwrite:
+        raise SpecError(
+            "overwrite: makers of single shards work side by side in one folder, which none of them may empty; delete "
+            f"{out} and {out}.partial before the first"
+        )
     if only is not None and (unknown := [n for n in only if not 0 <= n < work.num_shards]):
         raise SpecError(f"shard {unknown[0]} is not in 0..{work.num_shards - 1}")
     making = work.making(out)
     making.check_target(overwrite=overwrite, resume=resume)
     if resume and not overwrite and out.exists():
-        return _complete(work, out)
+        return _complete(work, making)
     shared = only is not None
     with making.open(overwrite=overwrite, resume=resume or shared, together=shared) as partial:
         wanted = range(work.num_shards) if only is None else sorted(only)
@@ -142,14 +151,20 @@ def compile_shards(
 
 
 def finish_shards(
-    series: SampledEpisodes, out: Path, count: int, *, payload: Payload = "arrays", shard_bytes: int = SHARD_BYTES
+    series: SampledEpisodes,
+    out: Path,
+    count: int,
+    *,
+    payload: Payload = "arrays",
+    shard_bytes: int = SHARD_BYTES,
+    recipe: Mapping[str, Any] | None = None,
 ) -> ShardManifest:
     """Join shards that were made apart (``only``) into a finished set.
 
     Raises:
         StoreError: a shard is missing or not whole; its number is named.
     """
-    work = CompileWork(series=series, count=count, payload=payload, shard_bytes=shard_bytes)
+    work = CompileWork(series=series, count=count, payload=payload, shard_bytes=shard_bytes, recipe=recipe)
     making = work.making(out)
     making.check_target(overwrite=False, resume=False)
     if not making.partial.exists():
@@ -205,7 +220,7 @@ def make_shard(work: CompileWork, folder: Path, number: int, tick: Callable[[int
             tick(len(some))
         file.write([END])
     index = ShardIndex(np.array(begins), np.array(counts), *columns.joined()).to_npy()
-    write_whole(folder / f"{name}.index.npy", index)
+    write_whole(folder / f"{name}.index.npy", index, own_suffix())
     write_note(folder, number, EpisodeShard(
         file=f"{name}.tar", first=indices[0], episodes=len(indices), size=file.size, sha256=file.sha256,
         index_file=f"{name}.index.npy", index_sha256=hashlib.sha256(index).hexdigest(),
@@ -295,17 +310,16 @@ def _manifest(work: CompileWork, partial: Path) -> ShardManifest:
         per_shard=work.per_shard,
         fields={name: FieldSpec(f.dtype, tuple(f.shape)) for name, f in sorted(series.fields.items())},
         fingerprint=series.fingerprint,
-        about=describe(series),
+        about=describe(work),
         shards=tuple(shards),
     )
-    for number in range(work.num_shards):
-        (partial / f"shard-{number:05d}.json").unlink()
     write_whole(partial / MANIFEST, manifest.to_json())
     return manifest
 
 
-def describe(series: SampledEpisodes) -> dict[str, Any]:
+def describe(work: CompileWork) -> dict[str, Any]:
     """What the episodes are, in words and plain values."""
+    series = work.series
     options = getattr(series.sampler, "options", None)
     return {
         "store": series.store.fingerprint,
@@ -316,13 +330,16 @@ def describe(series: SampledEpisodes) -> dict[str, Any]:
         "seed": series.seed,
         "transforms": [str(transform) for transform in series.transforms],
         "class_names": sorted({series.classes.name(i) for i in range(len(series.classes))}),
+        **({} if work.recipe is None else {"recipe": dict(work.recipe)}),
     }
 
 
-def _complete(work: CompileWork, out: Path) -> ShardManifest:
+def _complete(work: CompileWork, making: Making) -> ShardManifest:
     """The manifest at `out`, if it is of this very work."""
+    out = making.out
     manifest = ShardManifest.from_json((out / MANIFEST).read_bytes(), str(out / MANIFEST))
     same = (manifest.fingerprint, manifest.count, manifest.payload, manifest.per_shard)
     if same != (work.series.fingerprint, work.count, work.payload, work.per_shard):
         raise StoreError(f"{out} was compiled from other episodes; give --overwrite to replace it")
+    making.tidy()
     return manifest

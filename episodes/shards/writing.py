@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 from episodes.errors import StoreError
+from episodes.partial import own_suffix
 from episodes.shards.manifest import EpisodeShard
 from episodes.shards.record import Buffer
 from episodes.store.manifest import canonical
@@ -26,7 +27,7 @@ class HashedFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._aside = path, path.with_name(path.name + ".tmp")
+        self._path, self._aside = path, path.with_name(path.name + own_suffix())
         self._hash, self.size = hashlib.sha256(), 0
 
     @property
@@ -73,15 +74,16 @@ def _refused(path: Path, error: OSError) -> StoreError:
 
 def write_note(folder: Path, number: int, shard: EpisodeShard) -> None:
     """Note that a shard is whole."""
-    write_whole(folder / f"shard-{number:05d}.json", canonical(asdict(shard)))
+    write_whole(folder / f"shard-{number:05d}.json", canonical(asdict(shard)), own_suffix())
 
 
 def note_of(folder: Path, number: int) -> EpisodeShard | None:
     """The shard, if it was noted and its files are what the note says."""
     note = folder / f"shard-{number:05d}.json"
-    if not note.exists():
+    try:
+        shard = EpisodeShard(**json.loads(note.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):  # not made yet; or a note that is none: made again
         return None
-    shard = EpisodeShard(**json.loads(note.read_bytes()))
     for file, expected in ((shard.file, shard.sha256), (shard.index_file, shard.index_sha256)):
         if not (folder / file).exists() or hash_file(folder / file) != expected:
             return None

@@ -58,13 +58,18 @@ def _image(columns: Mapping[str, NDArray[Any]]) -> tuple[bytes, dict[str, int]]:
         return bytes(file.id.get_file_image()), offsets
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes, suffix: str = ".tmp") -> None:
     """Write `data` to `path` through a file beside it that is then renamed: `path` is whole or absent.
+
+    Args:
+        path: file to make.
+        data: its bytes.
+        suffix: of the file beside it; one of its own where several processes may write `path` at once.
 
     Raises:
         StoreError: the disk is full or the place cannot be written.
     """
-    aside = path.with_name(path.name + ".tmp")
+    aside = path.with_name(path.name + suffix)
     try:
         with aside.open("wb") as file:
             file.write(data)
