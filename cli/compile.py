@@ -60,7 +60,7 @@ def command(
     from episodes.shards.compile import compile_shards, finish_shards
 
     table, series = one_series(store, values)
-    recipe = to_table(table)
+    recipe = to_table(table) | series.spec.to_table()  # counts as they are, not as a later version has them by default
     count = count or (EPISODES if series.length is None else series.length)
     size = shard_mb << 20
     if finish:

@@ -59,6 +59,11 @@ class CompileWork:
         changed = bool(self.series.transforms) or self.series.then is not None
         if self.payload != "arrays" and changed:
             raise SpecError(f"payload={self.payload} holds what is stored; leave transforms out, or use payload=arrays")
+        if self.payload == "rows" and self.series.classes.turned and self.series.spec.distractors.high:
+            raise SpecError(
+                "payload=rows: rows of distractor classes have no label, and so no quarter turn that a reader could know; "
+                "use payload=arrays, or leave distractors or rotations out"
+            )
         if self.payload == "images" and not any(map(is_picture, self.series.fields.values())):
             raise SpecError("payload=images: the store has no field of uint8 images; use payload=arrays")
 
