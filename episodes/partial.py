@@ -22,6 +22,8 @@ from episodes.store.writer import write_whole
 
 NOTE: Final = "work.json"
 PART_NOTES: Final = "shard-*.json"  # that a part is whole; of use until all are
+ATTEMPT: Final = "task-"
+"""How the folders begin in which processes of a cluster make parts; what a dead one left of its folder is removed."""
 _LOCK: Final = "lock"
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # file systems that have none
 
@@ -94,8 +96,16 @@ class Making:
             # Another writer may have finished between the first look and the lock.
             self.check_target(overwrite=overwrite, resume=resume)
             with self._refusals(partial):
+                if not together:
+                    self._drop_attempts()
                 self._begin(partial, overwrite and not resume)
             yield partial
+
+    def _drop_attempts(self) -> None:
+        for folder in self.partial.glob(f"{ATTEMPT}*"):
+            # Renamed first: a process that lives on can from then on put nothing in place.
+            gone = folder.rename(folder.with_name(f"{ATTEMPT}{uuid.uuid4().hex}"))
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _begin(self, partial: Path, over: bool) -> None:
         if over:
@@ -118,6 +128,7 @@ class Making:
         with self._refusals(self.out):
             for path in self.partial.glob("*.tmp"):  # of writers that were killed
                 path.unlink(missing_ok=True)
+            self._drop_attempts()
             if self.out.exists():
                 shutil.rmtree(self._replaced, ignore_errors=True)
                 self.out.rename(self._replaced)
@@ -154,7 +165,7 @@ def _locked(folder: Path, together: bool) -> Iterator[None]:
         yield
         return
     try:
-        file = (folder / _LOCK).open("ab")
+        file = (folder / _LOCK).open("a+b")  # NFS shares a lock among readers only
     except OSError as error:
         raise StoreError(f"cannot write {folder / _LOCK}: {error.strerror}") from error
     with file:

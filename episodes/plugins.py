@@ -29,6 +29,7 @@ class Kind:
 READERS: Final = Kind("episodes.readers", "reader")
 SAMPLERS: Final = Kind("episodes.sampling", "sampler")
 METHODS: Final = Kind("learners.methods", "method")
+ENGINES: Final = Kind("episodes.engines", "engine")
 
 
 @cache

@@ -7,27 +7,28 @@ that opens, `resume` makes what is missing, and parts may be made anywhere and j
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from episodes.engines import Run, local
 from episodes.errors import SpecError, StoreError
 from episodes.partial import Making, own_suffix
 from episodes.protocols import FieldSpec
-from episodes.shards.images import is_picture, kept_bytes, picture_members
+from episodes.shards.images import is_picture
 from episodes.shards.manifest import FORMAT, KIND, MANIFEST, EpisodeShard, Payload, ShardManifest
-from episodes.shards.record import Buffer, ShardIndex, key_of, npy_member, parts_of, plan_member
+from episodes.shards.members import records
+from episodes.shards.record import ShardIndex, parts_of
 from episodes.shards.tar import END
 from episodes.shards.writing import HashedFile, note_of, write_note
 from episodes.store.manifest import canonical
 from episodes.store.writer import write_whole
-from episodes.stream.buffers import Arena
+from episodes.stream.buffers import Arenas
 from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
 
@@ -100,7 +101,8 @@ def compile_shards(
     *,
     payload: Payload = "arrays",
     shard_bytes: int = SHARD_BYTES,
-    workers: int = 1,
+    workers: int | None = None,
+    engine: Run = local.run,
     only: Collection[int] | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -116,7 +118,8 @@ def compile_shards(
         payload: ``arrays``: values as delivered, one .npy a field and episode; ``images``: stored pictures as files,
             without loss; ``rows``: row numbers only, for readers that have the store.
         shard_bytes: about how large a shard gets; changes files, not episodes.
-        workers: threads, each making a shard at a time. Changes speed only.
+        workers: shards made at a time, by default 1, or as many as a cluster can. Changes speed only.
+        engine: what makes them: threads, or the ``run`` of another module of `episodes.engines`.
         only: numbers of the shards to make here; others may be making theirs. The set is then completed by
             `finish_shards`.
         overwrite: replace what is at `out`, and drop an unfinished compile unless `resume` is said, too.
@@ -147,7 +150,7 @@ def compile_shards(
     with making.open(overwrite=overwrite, resume=resume or shared, together=shared) as partial:
         wanted = range(work.num_shards) if only is None else sorted(only)
         missing = [n for n in wanted if note_of(partial, n) is None]
-        make_shards(work, partial, missing, workers, progress)
+        make_shards(work, partial, missing, workers, progress, engine)
         if shared:
             return None
         manifest = _manifest(work, partial)
@@ -181,32 +184,22 @@ def finish_shards(
 
 
 def make_shards(
-    work: CompileWork, folder: Path, numbers: Collection[int], workers: int, progress: Progress = lambda done, total: None
+    work: CompileWork,
+    folder: Path,
+    numbers: Collection[int],
+    workers: int | None,
+    progress: Progress = lambda done, total: None,
+    engine: Run = local.run,
 ) -> None:
     """Make shards of `work` in `folder`, some at a time; an error or Ctrl-C ends all of them soon."""
-    done, lock, stop = work.count - sum(len(work.indices(n)) for n in numbers), threading.Lock(), threading.Event()
+    done = work.count - sum(len(work.indices(n)) for n in numbers)
 
     def tick(episodes: int) -> None:
         nonlocal done
-        if stop.is_set():
-            raise InterruptedError
-        with lock:
-            done += episodes
-            progress(done, work.count)
+        done += episodes
+        progress(done, work.count)
 
-    if workers <= 1:
-        for number in numbers:
-            make_shard(work, folder, number, tick)
-        return
-    with ThreadPoolExecutor(workers, "compile") as pool:
-        futures = [pool.submit(make_shard, work, folder, number, tick) for number in numbers]
-        try:
-            for future in as_completed(futures):
-                future.result()
-        except BaseException:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
-            raise
+    engine(functools.partial(make_shard, work), folder, numbers, workers=workers, tick=tick)
 
 
 def make_shard(work: CompileWork, folder: Path, number: int, tick: Callable[[int], None] = lambda episodes: None) -> None:
@@ -214,14 +207,16 @@ def make_shard(work: CompileWork, folder: Path, number: int, tick: Callable[[int
     name, indices = f"shard-{number:05d}", work.indices(number)
     begins, counts, columns = [0], [], _Columns([], [], [], [])
     with HashedFile(folder / f"{name}.tar") as file:
+        arenas = Arenas(keep=3)  # being filled, written and hashed
         for start in range(0, len(indices), step := max(1, _AT_ONCE_BYTES // max(1, work.series.episode_bytes))):
-            some = indices[start : start + step]
-            for episode in work.series.block(some, Arena()):
-                file.write(record(work, episode))
+            some, arena = indices[start : start + step], arenas.take()
+            for episode, pieces in records(work.series, work.payload, work.series.block(some, arena)):
+                file.write(pieces)
                 begins.append(file.size)
                 counts.append([*(len(p.rows) if (p := getattr(episode, part)) else 0 for part in columns.parts), 0])
                 counts[-1][3] = len(episode.class_ids)
                 columns.add(episode)
+            arenas.give_back(arena)
             tick(len(some))
         file.write([END])
     index = ShardIndex(np.array(begins), np.array(counts), *columns.joined()).to_npy()
@@ -272,32 +267,10 @@ def write_stream(
         for episode in stream:
             if episode.index >= work.count:
                 break
-            for piece in record(work, episode):
-                file.write(piece)
+            for _, pieces in records(series, payload, [episode]):
+                file.writelines(pieces)
         file.write(END)
         file.flush()
-
-
-def record(work: CompileWork, episode: Any) -> Iterator[Buffer]:
-    """All members of one episode (see `episodes.shards.record`)."""
-    key, parts = key_of(episode.index), parts_of(episode)
-    rows = np.concatenate([part.rows for part in parts])
-    store: Any = work.series.store
-    if work.payload != "rows":
-        for name, spec in sorted(work.series.fields.items()):
-            values = [part.fields[name] for part in parts]
-            if work.payload == "images" and is_picture(spec):
-                kept = None if episode.variants.any() else kept_bytes(store, name, rows)
-                yield from picture_members(key, name, np.concatenate(values), kept)
-            else:
-                yield from npy_member(f"{key}.{name}", *values)
-        yield from npy_member(f"{key}.labels", *(part.labels for part in parts))
-    keys = store.keys(rows) if hasattr(store, "keys") else None
-    yield from plan_member(episode, _class_names(work.series, episode), keys, work.series.seed)
-
-
-def _class_names(series: SampledEpisodes, episode: Any) -> list[str]:
-    return [series.name_of(c, turn) for c, turn in zip(episode.class_ids.tolist(), episode.variants.tolist(), strict=True)]
 
 
 def _manifest(work: CompileWork, partial: Path) -> ShardManifest:
