@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ from episodes.shards.tar import BLOCK, read_header
 from episodes.spec import EpisodeSpec
 from episodes.stream.buffers import Arena
 
+_PARTS: Final = np.arange(3, dtype=np.int8)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Open:
@@ -36,6 +38,12 @@ class _Open:
     rows_before: Int
     """[E + 1] rows of the episodes before each."""
     classes_before: Int
+
+    def columns(self, k: int) -> tuple[Int, Int, Int, Int]:
+        """Labels, rows, class numbers and turns of the k-th episode."""
+        index, row, clas = self.index, self.rows_before, self.classes_before
+        one, two = slice(row[k], row[k + 1]), slice(clas[k], clas[k + 1])
+        return index.labels[one], index.rows[one], index.class_ids[two], index.variants[two]
 
 
 class EpisodeShards:
@@ -105,10 +113,35 @@ class EpisodeShards:
         """Episode `index`, in arrays of its own."""
         return self.block([index], Arena())[0]
 
+    def view(self, index: int) -> Episode[NDArray[Any]]:
+        """Episode `index` in read-only arrays over the mapped file: nothing is copied, and nothing read until it is used.
+
+        Raises:
+            SpecError: the payload is not ``arrays``.
+        """
+        if self.manifest.payload != "arrays":
+            raise SpecError(f"{self.path} holds {self.manifest.payload}, which are no arrays to look at; take shards[i]")
+        shard, k = self._place(index)
+        counts = shard.index.counts[k]
+        labels, rows, class_ids, variants = shard.columns(k)
+        num, at, fields = len(rows), int(shard.index.begins[k]), {}
+        for name, spec in self._in_order:
+            fields[name], at = self._values(shard, at, num, spec)
+        offsets = np.stack([np.array([0, *counts[:2].cumsum(), 0]), np.array([*counts[:3].cumsum(), counts[3]])], axis=1)
+        return EpisodeBlock(
+            indices=[index],
+            fields=fields,
+            labels=labels,
+            rows=rows,
+            class_ids=class_ids,
+            variants=variants,
+            offsets=offsets,
+        )[0]
+
     def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock:
         """The episodes `indices`, in arrays of `arena`."""
         places = [self._place(index) for index in indices]
-        counts = np.stack([shard.index.counts[k] for shard, k in places], axis=1)  # [4, B]
+        counts = np.array([shard.index.counts[k] for shard, k in places]).T  # [4, B]
         offsets = np.zeros((4, len(places) + 1), np.int64)
         np.cumsum(counts, axis=1, out=offsets[:, 1:])
         offsets[1] += offsets[0, -1]
@@ -116,18 +149,17 @@ class EpisodeShards:
         num = int(offsets[2, -1])
         arena.reserve([num * field.row_bytes for field in self.fields.values()])
         fields = {name: arena.array((num, *field.shape), field.dtype) for name, field in self.fields.items()}
-        labels, rows = np.empty((2, num), np.int64)
-        class_ids, variants = np.empty((2, int(offsets[3, -1])), np.int64)
-        for b, (shard, k) in enumerate(places):
-            begin, end = shard.rows_before[k : k + 2].tolist()
-            targets = [slice(*offsets[part, b : b + 2].tolist()) for part in range(4)]
-            _scatter(shard.index.labels[begin:end], labels, targets)
-            _scatter(shard.index.rows[begin:end], rows, targets)
-            begin, end = shard.classes_before[k : k + 2].tolist()
-            class_ids[targets[3]], variants[targets[3]] = shard.index.class_ids[begin:end], shard.index.variants[begin:end]
-            if self.manifest.payload != "rows":
-                self._fill(shard, k, fields, targets)
-        if self._store is not None and self.manifest.payload == "rows":
+        labels, rows, class_ids, variants = (
+            np.concatenate(c) for c in zip(*(s.columns(k) for s, k in places), strict=True)
+        )
+        if len(places) > 1:  # so far episode by episode, but a block begins with the support rows of all
+            order = np.argsort(np.repeat(np.tile(_PARTS, len(places)), counts[:3].T.reshape(-1)), kind="stable")
+            labels, rows = labels[order], rows[order]
+        if self.manifest.payload != "rows":
+            ends = offsets[:3].T.tolist()
+            for (shard, k), begin, end in zip(places, ends, ends[1:], strict=False):
+                self._fill(shard, k, fields, begin, end)
+        elif self._store is not None:
             self._store.read(rows, fields)
             _turn(fields, labels, variants, offsets)
         return EpisodeBlock(
@@ -152,37 +184,43 @@ class EpisodeShards:
             self._open[number] = _opened(self.path, self.manifest.shards[number])
         return self._open[number]
 
-    def _fill(self, shard: _Open, k: int, fields: Mapping[str, NDArray[Any]], targets: Sequence[slice]) -> None:
-        """Values of one episode into its places."""
-        num, at = int(shard.index.counts[k, :3].sum()), int(shard.index.begins[k])
-        for name, spec in sorted(self.fields.items()):
-            if self.manifest.payload == "images" and is_picture(spec):
-                values = np.empty((num, *spec.shape), np.uint8)
-                for i in range(num):
-                    member = read_header(shard.data, at, shard.where)
-                    if member is None:
-                        raise ShardCorrupt(f"{shard.where} ends before picture {i} of an episode at byte {at}")
-                    try:
-                        read_picture(member.name, bytes(shard.data[member.start : member.start + member.size]), values[i])
-                    except ValueError as error:
-                        raise ShardCorrupt(f"{shard.where}: picture '{member.name}' is damaged ({error})") from error
-                    at = member.end
-            else:
-                skip = BLOCK + len(npy_header(spec.dtype, (num, *spec.shape)))
-                values = np.frombuffer(shard.data, spec.dtype, num * int(np.prod(spec.shape)), at + skip)
-                values = values.reshape(num, *spec.shape)
-                size = skip - BLOCK + values.nbytes
-                at += BLOCK + size + -size % BLOCK
-            _scatter(values, fields[name], targets)
+    def _fill(self, shard: _Open, k: int, fields: Mapping[str, NDArray[Any]], begin: list[int], end: list[int]) -> None:
+        """Values of one episode into its places: by part, `begin` to `end` in the arrays of `fields`."""
+        num, at = sum(end) - sum(begin), int(shard.index.begins[k])
+        for name, spec in self._in_order:
+            values, at = self._values(shard, at, num, spec)
+            first, out = 0, fields[name]
+            for start, stop in zip(begin, end, strict=True):
+                if stop > start:
+                    out[start:stop] = values[first : first + stop - start]
+                    first += stop - start
+
+    @cached_property
+    def _in_order(self) -> list[tuple[str, FieldSpec]]:
+        return sorted(self.fields.items())
+
+    def _values(self, shard: _Open, at: int, num: int, spec: FieldSpec) -> tuple[NDArray[Any], int]:
+        """All `num` rows of a field, the first of whose members is at byte `at`; and where the next field's is."""
+        if self.manifest.payload == "images" and is_picture(spec):
+            return _pictures(shard, at, num, spec)
+        shape = (num, *spec.shape)
+        start = at + BLOCK + len(npy_header(spec.dtype, shape))
+        values: NDArray[Any] = np.ndarray(shape, spec.dtype, shard.data, start)
+        return values, start + values.nbytes + -(start + values.nbytes) % BLOCK
 
 
-def _scatter(values: NDArray[Any], out: NDArray[Any], targets: Sequence[slice]) -> None:
-    """Rows of an episode, part by part, to the places of the parts."""
-    at = 0
-    for target in targets[:3]:
-        size = target.stop - target.start
-        out[target] = values[at : at + size]
-        at += size
+def _pictures(shard: _Open, at: int, num: int, spec: FieldSpec) -> tuple[NDArray[Any], int]:
+    values = np.empty((num, *spec.shape), np.uint8)
+    for i in range(num):
+        member = read_header(shard.data, at, shard.where)
+        if member is None:
+            raise ShardCorrupt(f"{shard.where} ends before picture {i} of an episode at byte {at}")
+        try:
+            read_picture(member.name, bytes(shard.data[member.start : member.start + member.size]), values[i])
+        except ValueError as error:
+            raise ShardCorrupt(f"{shard.where}: picture '{member.name}' is damaged ({error})") from error
+        at = member.end
+    return values, at
 
 
 def _turn(fields: Mapping[str, NDArray[Any]], labels: Int, variants: Int, offsets: Int) -> None:

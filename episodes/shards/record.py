@@ -31,6 +31,7 @@ DIGITS: Final = 9  # of a key; more where an index needs them
 PARTS: Final = ("support", "query", "unlabeled")
 
 Buffer = bytes | memoryview
+_JSON: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def key_of(index: int) -> str:
@@ -39,7 +40,7 @@ def key_of(index: int) -> str:
 
 
 @lru_cache(maxsize=4096)
-def npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+def npy_header(dtype: str | np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """What comes before the values in a .npy file; a multiple of 64 bytes."""
     file = io.BytesIO()
     described = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
@@ -62,7 +63,7 @@ def npy_member(name: str, *parts: NDArray[Any]) -> Iterator[Buffer]:
     contiguous = [np.ascontiguousarray(part) for part in parts if part.size]
     yield from member(
         f"{name}.npy",
-        npy_header(str(parts[0].dtype), shape),
+        npy_header(parts[0].dtype, shape),
         *(part.reshape(-1).view(np.uint8).data for part in contiguous),
     )
 
@@ -90,8 +91,7 @@ def plan_member(
     }
     if keys is not None:
         plan["keys"] = list(keys)
-    text = json.dumps(plan, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    yield from member(f"{key_of(episode.index)}.plan.json", text.encode())
+    yield from member(f"{key_of(episode.index)}.plan.json", _JSON.encode(plan).encode())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,6 +126,7 @@ class ShardIndex:
             ValueError: the bytes are none.
         """
         values: Int = np.load(io.BytesIO(data), allow_pickle=False)
+        values.setflags(write=False)
         num = int(values[0])
         begins, counts = values[1 : num + 2], values[num + 2 : 5 * num + 2].reshape(num, 4)
         rows, classes = int(counts[:, :3].sum()), int(counts[:, 3].sum())

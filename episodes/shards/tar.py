@@ -4,7 +4,6 @@ bytes. Written and read here; any tar program reads them, too.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from episodes.errors import ShardCorrupt, StoreError
@@ -28,18 +27,15 @@ def header(name: str, size: int) -> bytes:
     encoded = name.encode()
     if len(encoded) > _NAME or size > _LARGEST:
         raise StoreError(f"member '{name}' of {size} bytes does not fit in a tar file (100 bytes of name, 8 GiB)")
-    before, after = encoded.ljust(_NAME, b"\0") + _OWNER, _rest()
-    block = bytearray(before + b"%011o\0" % size + b"%011o\0" % 0 + b" " * 8 + after)
-    block[148:156] = b"%06o\0 " % sum(block)
-    return bytes(block)
+    digits = b"%011o" % size
+    checksum = _SUM + sum(encoded) + sum(digits)  # of all bytes of the block, the checksum's own counted as spaces
+    return b"".join((encoded.ljust(_NAME, b"\0"), _OWNER, digits, _TIME, b"%06o\0 " % checksum, _REST))
 
 
 _OWNER: Final = b"0000644\0" + b"0000000\0" * 2
-
-
-@lru_cache(maxsize=1)
-def _rest() -> bytes:
-    return (b"0" + bytes(100) + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
+_TIME: Final = b"\0" + b"%011o\0" % 0
+_REST: Final = (b"0" + bytes(100) + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
+_SUM: Final = sum(_OWNER + _TIME + b" " * 8 + _REST)
 
 
 class Member(NamedTuple):

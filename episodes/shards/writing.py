@@ -7,9 +7,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from episodes.errors import StoreError
 from episodes.partial import own_suffix
@@ -18,9 +20,14 @@ from episodes.shards.record import Buffer
 from episodes.store.manifest import canonical
 from episodes.store.writer import write_whole
 
+_LARGE: Final = 64 << 10  # bytes of a piece that is written, and hashed, on its own
+_JOINED: Final = 1 << 20  # bytes of smaller ones that are joined for that
+
 
 class HashedFile:
     """A file written aside and renamed when it is complete; its size and SHA-256 are known then.
+
+    A thread hashes what has been written while more is made; what is given must not change until then.
 
     Raises:
         StoreError: the disk is full or the place cannot be written; nothing is left behind.
@@ -29,24 +36,47 @@ class HashedFile:
     def __init__(self, path: Path) -> None:
         self._path, self._aside = path, path.with_name(path.name + own_suffix())
         self._hash, self.size = hashlib.sha256(), 0
+        self._small: list[Buffer] = []
+        self._small_bytes = 0
+        self._thread = ThreadPoolExecutor(1, "hash")
+        self._hashing: Future[None] | None = None
 
     @property
     def sha256(self) -> str:
-        """Of what was written."""
+        """Of all, when the file is complete."""
         return self._hash.hexdigest()
 
     def write(self, pieces: Iterable[Buffer]) -> None:
         """Add `pieces`."""
         try:
             for piece in pieces:
-                self._hash.update(piece)
-                self.size += self._file.write(piece)
+                size = len(piece) if isinstance(piece, bytes) else piece.nbytes
+                self.size += size
+                if size >= _LARGE:
+                    self._put_small()
+                    self._put(piece)
+                    continue
+                self._small.append(piece)
+                self._small_bytes += size
+                if self._small_bytes >= _JOINED:
+                    self._put_small()
         except OSError as error:
             raise _refused(self._path, error) from error
 
+    def _put_small(self) -> None:
+        if self._small:
+            self._put(b"".join(self._small))
+        self._small, self._small_bytes = [], 0
+
+    def _put(self, piece: Buffer) -> None:
+        if self._hashing is not None:
+            self._hashing.result()
+        self._hashing = self._thread.submit(self._hash.update, piece)
+        self._file.write(piece)
+
     def __enter__(self) -> HashedFile:
         try:
-            self._file = self._aside.open("wb", buffering=1 << 20)
+            self._file = self._aside.open("wb")
         except OSError as error:
             raise _refused(self._path, error) from error
         return self
@@ -54,6 +84,7 @@ class HashedFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         try:
             if kind is None:
+                self._put_small()
                 self._file.flush()
                 os.fsync(self._file.fileno())
             self._file.close()
@@ -62,6 +93,8 @@ class HashedFile:
         except OSError as failure:
             self._aside.unlink(missing_ok=True)
             raise _refused(self._path, failure) from failure
+        finally:
+            self._thread.shutdown()
         if kind is not None:
             self._aside.unlink(missing_ok=True)
 

@@ -125,13 +125,31 @@ class MappedStore:
                 "ingest the source again"
             )
 
+        decode_rows(self._images[name], *self._spans(name, rows), out, damaged)
+        return out
+
+    def encoded(self, name: str, rows: Int) -> list[bytes] | None:
+        """The encoded images of `rows`, byte by byte as they are stored; None where the field is not encoded.
+
+        Raises:
+            StoreError: a row is out of range.
+        """
+        if name not in self.manifest.encodings:
+            return None
+        shards, spans = self._spans(name, rows)
+        return [
+            self._images[name][shard][start : start + length].tobytes()
+            for shard, (start, length) in zip(shards.tolist(), spans.tolist(), strict=True)
+        ]
+
+    def _spans(self, name: str, rows: Int) -> tuple[Int, Int]:
+        """Shard of each row [n]; first byte and length of its image there [n, 2]."""
         spans = self._column(SPAN + name, rows)  # which also checks the rows
         shards = rows // self.manifest.rows_per_shard
         if self._misses:
             begin = np.array([shard.offsets[name] for shard in self.manifest.shards])
             announce(self._maps, shards, begin[shards] + spans[:, 0], spans[:, 1])
-        decode_rows(self._images[name], shards, spans, out, damaged)
-        return out
+        return shards, spans
 
     def keys(self, rows: Int) -> list[str]:
         """Sample keys of `rows`: where each came from in the raw data."""
