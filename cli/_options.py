@@ -75,15 +75,23 @@ class PluginGroup(click.Group):
             formatter.write_text(", ".join(self.list_commands(ctx)))
 
 
-def episode_options(*, shown: bool = True) -> Callable[[Command], Command]:
-    """Every option that says which episodes; with their defaults if `shown`."""
+def episode_options(*, shown: bool = True, mix: bool = False) -> Callable[[Command], Command]:
+    """Every option that says which episodes; with their defaults if `shown`, those of several stores if `mix`."""
 
     def decorate(command: Command) -> Command:
-        for option in reversed(episode_parameters(shown=shown)):
+        for option in reversed([*episode_parameters(shown=shown), *((MIX,) if mix else ())]):
             command.__click_params__ = [*getattr(command, "__click_params__", []), option]  # type: ignore[attr-defined]
         return command
 
     return decorate
+
+
+MIX = click.Option(
+    ["--mix"],
+    multiple=True,
+    metavar="STORE[=WEIGHT]",
+    help="Another store; each episode is of one of them, alike unless a weight is given (STORE's own is 1).",
+)
 
 
 COUNTS = {
@@ -114,6 +122,12 @@ def episode_parameters(*, shown: bool = True, seed: str = "Seed of the episodes.
         option("--sampler", "Policy: uniform, hierarchical, meta-dataset, ...", "uniform"),
         click.Option(["-O", "--option", "options"], multiple=True, metavar="NAME=VALUE", help="Option of the policy."),
         *chosen[1:],
+        click.Option(
+            ["-T", "--transform", "transform"],
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="What happens to images: flip=true, crop_padding=8, rotate=10, mean=[0.5], ... (field=image).",
+        ),
         option("--seed", seed, 0, type=int),
         click.Option(["--episode", "episode_file"], type=click.Path(path_type=Path), help="TOML table of all of these."),
     ]

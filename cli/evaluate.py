@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli._options import episode_options, given
 from cli._progress import bar
+from cli._stores import each_series, opened
 from episodes.errors import ConfigError, LeakageError
+
+if TYPE_CHECKING:
+    from cli.recipe import Recipe
+    from episodes.stream.series import SampledEpisodes
+    from learners.report import Report
 
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--store", type=click.Path(path_type=Path), help="Another store than the run was trained on.")
-@episode_options(shown=False)
+@click.option(
+    "--store", type=click.Path(path_type=Path), help="Another store than the run was trained on, in place of all of those."
+)
+@episode_options(shown=False, mix=True)
 @click.option("--episodes", type=int, help="Number of episodes.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option(
@@ -29,23 +39,26 @@ def command(run: Path, store: Path | None, output: Path | None, overwrite: bool,
 
     Without episode options the settings in the run's recipe are used, and the reports written are RUN/report.json and
     RUN/report.html. Any episode option describes one setting instead: the recipe's first with that option changed.
-    Classes that RUN was trained on may be scored, but the result says how many they are.
+    Classes that RUN was trained on may be scored, but the result says how many they are. Of several stores (--mix, or
+    those of the recipe) each has a result of its own. Under torchrun the processes share the episodes.
     """
+    from learners import ranks
+
     output = output or run / "report"
     tables = evaluate(run, store, output, values, overwrite=overwrite, quiet=as_json)
-    if as_json:
+    if as_json and ranks.rank() == 0:
         click.echo(json.dumps({"results": tables}))
+    ranks.close()
 
 
 def evaluate(
     run: Path, store: Path | None, output: Path, values: dict[str, Any], *, overwrite: bool, quiet: bool = False
 ) -> list[dict[str, Any]]:
     """Evaluate the settings of a run, or the one that `values` describe; write and print the reports."""
-    import episodes
     from cli.recipe import DATA, TEST, episode_table, read
-    from episodes.config import to_table
-    from learners import page, report
-    from learners.trainer import make_fabric
+    from episodes.stream.mixture import shared_fields
+    from learners import ranks, report
+    from learners.fabric import make_fabric
 
     paths = [output.with_name(output.name + suffix) for suffix in (".json", ".html")]
     for path in paths:
@@ -54,40 +67,61 @@ def evaluate(
     if not (run / "recipe.toml").exists():
         raise ConfigError(f"run: {run} is not a run directory (it has no recipe.toml)")
     recipe = read(run / "recipe.toml")
-    device = make_fabric(values.pop("device", "auto"), "32-true").device
+    accelerator = values.pop("device", "auto")
     trained = json.loads((run / DATA).read_text(encoding="utf-8"))
-    opened = episodes.open(store or trained["store"])
     base = recipe.evaluate[0] if recipe.evaluate else TEST
-    settings = [episode_table(values, base)] if given(values) else list(recipe.evaluate)
-    learner = load(run, recipe, opened.fields).to(device)
-    all_series = [setting.series(opened) for setting in settings]
-    results = []
-    for series in all_series:
-        with bar("evaluate", "episodes") as progress:
-            results.append(
-                report.evaluate(
-                    learner,
+    settings = (episode_table(values, base),) if given(values) else recipe.evaluate
+    if store is not None and not values.get("mix"):
+        settings = tuple(replace(setting, sources=()) for setting in settings)
+    replace(recipe, evaluate=settings)  # refused where inputs are delivered otherwise than in training
+    main = store or Path(trained["store"])
+    stores = opened(main, *settings)
+    each = [each_series(setting, main, stores) for setting in settings]
+    device = make_fabric(accelerator, "32-true").device
+    learner = load(run, recipe, shared_fields(each[0])).to(device) if each else None
+    first, results = ranks.rank() == 0, []
+    for sources in each:
+        for name, series in sources.items():
+            with bar("evaluate", "episodes") if first else nullcontext(_silent) as progress:
+                result = report.evaluate(
+                    learner,  # type: ignore[arg-type]  # there is one if there are settings
                     series,
                     method=recipe.method,
+                    source=name if len(sources) > 1 else "",
                     device=device,
                     trained_on=trained["classes"],
                     progress=progress,
                 )
-            )
+            results.append((result, series))
+            if first and not quiet:
+                click.echo(result)
+    if first:
+        _write(paths, run, recipe, results)
         if not quiet:
-            click.echo(results[-1])
-    tables = [result.to_table() for result in results]
-    paths[0].write_text(json.dumps({"recipe": to_table(recipe), "results": tables}, indent=1), encoding="utf-8")
-    paths[1].write_text(page.render(run, recipe.to_toml(), results, all_series), encoding="utf-8")
-    if not quiet:
-        click.echo(f"report: {paths[1]}")
-    for result in results:
+            click.echo(f"report: {paths[1]}")
+    for result, _ in results:
         if not result.audit.passed:
             raise LeakageError(
                 f"'{result.method}' is not declared transductive, yet a logit changed by "
                 f"{result.audit.largest_difference:.1%} of their spread when a query was predicted alone (see {paths[0]})"
             )
-    return tables
+    return [result.to_table() for result, _ in results]
+
+
+def _silent(done: int, total: int) -> None:
+    """No progress bar: that of rank 0 is enough."""
+
+
+def _write(paths: list[Path], run: Path, recipe: Recipe, results: list[tuple[Report, SampledEpisodes]]) -> None:
+    """The reports as JSON and as a page."""
+    from episodes.config import to_table
+    from learners import metrics, page
+
+    tables = [result.to_table() for result, _ in results]
+    about = {"recipe": to_table(recipe), "training": metrics.summary(run), "results": tables}
+    paths[0].write_text(json.dumps(about, indent=1), encoding="utf-8")
+    reports, series = [result for result, _ in results], [one for _, one in results]
+    paths[1].write_text(page.render(run, recipe.to_toml(), reports, series), encoding="utf-8")
 
 
 def load(run: Path, recipe: Any, specs: Any) -> Any:

@@ -9,20 +9,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
+from cli._stores import each_series, joined, opened
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
+    from cli.recipe import EpisodeTable
     from episodes.stream.series import SampledEpisodes
 
 
 @click.command("plan")
 @click.argument("store", type=click.Path(path_type=Path))
-@episode_options()
+@episode_options(mix=True)
 @click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="Index of the first episode.")
 @click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 1; with --stats 1000]")
-@click.option(
-    "--mix", type=click.Path(path_type=Path), multiple=True, help="Another store; each episode is of one of them."
-)
 @click.option("--stats", is_flag=True, help="Print what the episodes look like instead of each of them.")
 @click.option("--json", "as_json", is_flag=True, help="With --stats: one JSON object instead of text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="With --stats: histograms as a picture, .png.")
@@ -31,7 +30,6 @@ def command(
     store: Path,
     start: int,
     count: int | None,
-    mix: tuple[Path, ...],
     stats: bool,
     as_json: bool,
     output: Path | None,
@@ -42,20 +40,15 @@ def command(
 
     Plans read no sample. The same arguments print the same plans on every machine.
     """
-    from episodes.stream.mixture import MixedEpisodes
-
-    sources = {path.stem: sampled(path, values) for path in (store, *mix)}
-    if len(sources) <= len(mix):
-        raise ConfigError(f"mix: stores need different names; got {', '.join(map(str, (store, *mix)))}")
-    series = next(iter(sources.values()))
+    table, sources = sampled(store, values)
     if stats:
-        if mix:
+        if table.sources:
             raise ConfigError("stats: --stats describes one store; leave --mix out")
-        describe(series, range(start, start + (count or 1000)), as_json, output, overwrite)
+        describe(sources[store.stem], range(start, start + (count or 1000)), as_json, output, overwrite)
         return
-    mixed = MixedEpisodes(sources=sources, seed=series.seed) if mix else None
+    series = joined(table, sources)
     for index in range(start, start + (count or 1)):
-        name = mixed.source(index) if mixed else store.stem
+        name = series.source(index) if table.sources else store.stem  # type: ignore[union-attr]  # a mixture then
         click.echo(json.dumps(described(sources[name], name, index), ensure_ascii=False))
 
 
@@ -78,12 +71,12 @@ def describe(series: SampledEpisodes, indices: range, as_json: bool, output: Pat
         click.echo(output, err=True)
 
 
-def sampled(store: Path, values: dict[str, Any]) -> SampledEpisodes:
-    """The series that the episode options describe."""
-    import episodes
+def sampled(store: Path, values: dict[str, Any]) -> tuple[EpisodeTable, dict[str, SampledEpisodes]]:
+    """What the episode options say, and the series of each source that they describe."""
     from cli.recipe import episode_table
 
-    return episode_table(values).series(episodes.open(store))
+    table = episode_table(values)
+    return table, each_series(table, store, opened(store, table))
 
 
 def described(series: SampledEpisodes, source: str, index: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from episodes.count import Count
 from episodes.errors import ConfigError, near
 from episodes.selection import Selection
 from episodes.spec import COUNTS, EpisodeSpec, Relation
+from episodes.transforms import Transform
 from learners.trainer import TrainConfig
 
 if sys.version_info >= (3, 11):
@@ -27,6 +28,22 @@ else:
 if TYPE_CHECKING:
     from episodes.protocols import SampleStore
     from episodes.stream.series import SampledEpisodes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A store beside the one that a command names; each episode is of one of them."""
+
+    store: Path
+    split: str | None = None
+    """None: the split of the other episodes."""
+    weight: float = 1.0
+    """How often it is drawn from; the store of the command has 1."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "store", self.store.absolute())  # a run is resumed and evaluated from anywhere
+        if self.weight < 0:
+            raise ConfigError(f"weight: expected a number of 0 or more, got {self.weight}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +64,12 @@ class EpisodeTable(Selection):
     seed: int = 0
     episodes: int | None = None
     """Number of episodes; None: endless (training)."""
+    sources: tuple[Source, ...] = ()
+    """Further stores."""
+    transform: Transform | None = None
+    """What happens to the images of a field."""
+    transforms: tuple[Transform, ...] = ()
+    """The same for several fields."""
 
     def __post_init__(self) -> None:
         Selection.__post_init__(self)
@@ -73,7 +96,21 @@ class EpisodeTable(Selection):
             options=self.options,
             seed=self.seed,
             length=self.episodes,
+            transforms=self.all_transforms(),
         )
+
+    def all_transforms(self) -> tuple[Transform, ...]:
+        """Those of `transform` and `transforms` together."""
+        return (*self.transforms, *((self.transform,) if self.transform is not None else ()))
+
+    def delivery(self) -> dict[str, Transform]:
+        """Field -> how its images reach the learner, where that is not as they are stored: nothing random."""
+        chosen = {one.field: {name: getattr(one, name) for name in DELIVERY} for one in self.all_transforms()}
+        made = {name: Transform(field=name, **values) for name, values in chosen.items()}
+        return {name: one for name, one in made.items() if one != Transform(field=name)}
+
+
+DELIVERY = ("stored", "layout", "dtype", "mean", "std")  # what a learner's input depends on, of a transform
 
 
 def default_counts(sampler: str) -> dict[str, Any]:
@@ -102,6 +139,18 @@ class Recipe:
     evaluate: tuple[EpisodeTable, ...] = (TEST,)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        trained = self.episode.delivery()
+        tables = {"validate": self.validate} | {f"evaluate[{i}]": one for i, one in enumerate(self.evaluate)}
+        for where, table in tables.items():
+            tested = table.delivery()
+            for name in sorted(trained.keys() | tested.keys()):
+                if (one := trained.get(name)) != (other := tested.get(name)):
+                    raise ConfigError(
+                        f"{where}.transform: field '{name}' is delivered {other or 'as stored'}, in training "
+                        f"{one or 'as stored'}; give both the same layout, dtype, mean and std"
+                    )
+
     def to_toml(self) -> str:
         """The text that `read` reads back."""
         return tomli_w.dumps(config.to_table(self))
@@ -123,10 +172,14 @@ def episode_table(values: Mapping[str, Any], base: EpisodeTable | None = None) -
     if (sampler := values.get("sampler")) is not None and sampler != table.get("sampler", "uniform"):
         # Another policy has counts and options of its own.
         table = {name: value for name, value in table.items() if name not in (*COUNTS, "options")}
-    known = {f.name for f in fields(EpisodeTable)} - {"options"}
+    known = {f.name for f in fields(EpisodeTable)} - {"options", "sources", "transform", "transforms"}
     flags = {name: value for name, value in values.items() if name in known and value is not None}
     if given := values.get("options"):
         flags["options"] = {**table.get("options", {}), **dict(_option(text) for text in given)}
+    if given := values.get("transform"):
+        flags |= _transformed(table, dict(_option(text) for text in given))
+    if given := values.get("mix"):
+        flags["sources"] = [_source(text) for text in given]
     if (table | flags).get("sampler") == "frozen" and not split_given:
         table = _selected_by_list(table, (table | flags).get("options"))
     return config.from_table(EpisodeTable, table | flags)
@@ -140,6 +193,32 @@ def _selected_by_list(table: dict[str, Any], options: Any) -> dict[str, Any]:
         return table
     names = {f.name for f in fields(Selection)}
     return {name: value for name, value in table.items() if name not in names} | config.to_table(selection)
+
+
+def _transformed(table: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """The transforms of a table, that of one field with the values given changed."""
+    name = given.get("field", "image")
+    old: dict[str, Any] = {}
+    rest = []
+    for one in (*table.get("transforms", ()), *((table["transform"],) if "transform" in table else ())):
+        if one.get("field", "image") == name:
+            old = dict(one)
+        else:
+            rest.append(one)
+    if {"mean", "std"} & given.keys():
+        old.pop("dtype", None)  # normalisation that is asked for now brings its own type
+    return {"transform": old | given, "transforms": rest}
+
+
+def _source(text: str) -> dict[str, Any]:
+    """``other.store`` or ``other.store=0.5`` as a table of `Source`."""
+    path, equals, weight = text.rpartition("=")
+    if not equals or Path(text).exists():
+        return {"store": text}
+    try:
+        return {"store": path, "weight": float(weight)}
+    except ValueError:
+        raise ConfigError(f"mix: expected STORE or STORE=WEIGHT, a number, got '{text}'") from None
 
 
 def _option(text: str) -> tuple[str, Any]:

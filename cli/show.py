@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli._options import episode_options
+from cli._stores import joined
 from cli.plan import sampled
 from episodes.errors import ConfigError
 
 
 @click.command("show")
 @click.argument("store", type=click.Path(path_type=Path))
-@episode_options()
+@episode_options(mix=True)
 @click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Which episode.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, .png.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
 def command(store: Path, index: int, output: Path, overwrite: bool, **values: Any) -> None:
-    """Draw an episode of STORE: one line a class, its support on the left and its queries on the right."""
+    """Draw an episode of STORE: one line a class, its support on the left and its queries on the right.
+
+    Transforms are shown, but for normalisation and layout.
+    """
     from episodes.picture import draw
+    from episodes.stream.mixture import MixedEpisodes
 
     if output.suffix.lower() != ".png":
         raise ConfigError(f"output: expected a name that ends with .png, got '{output}'")
     if output.exists() and not overwrite:
         raise ConfigError(f"output: {output} exists; give --overwrite to replace it, or another name")
-    series = sampled(store, values)
-    picture = draw(series[index], series.class_names(index))
+    table, sources = sampled(store, values)
+    mixed = joined(table, sources)
+    series = sources[mixed.source(index)] if isinstance(mixed, MixedEpisodes) else mixed
+    pixels = replace(series, transforms=tuple(replace(one.pixels, layout="chw") for one in series.transforms))
+    picture = draw(pixels[index], series.class_names(index))
     try:
         picture.save(output)
     except OSError as error:

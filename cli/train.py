@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli._options import PluginGroup, episode_parameters, from_dataclass, given, paragraphs
+from cli._options import MIX, PluginGroup, episode_parameters, from_dataclass, given, paragraphs
 from cli._progress import bar
+from cli._stores import each_series, joined, opened
 from episodes import plugins
 from episodes.errors import ConfigError, EpisodesError, SpecError
 
 if TYPE_CHECKING:
     from cli.recipe import Recipe
-    from episodes.protocols import SampleStore
     from episodes.stream.series import SampledEpisodes
     from learners.report import Report
 
@@ -45,6 +47,7 @@ def _command(name: str) -> click.Command:
             click.Argument(["store"], type=click.Path(path_type=Path)),
             *FLAGS,
             *episode_parameters(seed="Seed of the episodes and of the initial weights."),
+            MIX,
             *TEST_FLAGS,
             *from_dataclass(module.Options),
             *from_dataclass(TrainConfig, skip=frozenset({"seed"})),
@@ -61,6 +64,7 @@ command = PluginGroup(
     command=_command,
     help="Train a meta-learner on the episodes of a store.\n\n"
     "The test split is not touched: `episodes evaluate RUN` reads it.\n\n"
+    "Under torchrun the processes share the episodes of each step, and the numbers are those of one process.\n\n"
     "`episodes train METHOD --help` tells what a method takes.",
     subcommand_metavar="METHOD STORE -o RUN [OPTIONS]",
 )
@@ -72,8 +76,15 @@ def run(method: str, values: dict[str, Any]) -> None:
     resume, overwrite = values.pop("resume"), values.pop("overwrite")
     recipe = resumed(output, method, values) if resume else resolved(method, values)
     report = train(recipe, store, output, resume=resume, overwrite=overwrite)
-    click.echo(f"validation: {report}")
-    click.echo(f"run: {output} (test it with `episodes evaluate {output}`)")
+    from learners import metrics, ranks
+
+    if ranks.rank() == 0:
+        if about := metrics.summary(output):
+            share = f"{100 * about['data_share']:.2f} % of it waiting for data"
+            click.echo(f"training: {about['steps']} steps in {about['seconds']:.1f} s, {share}")
+        click.echo(f"validation: {report}")
+        click.echo(f"run: {output} (test it with `episodes evaluate {output}`)")
+    ranks.close()
 
 
 def resumed(output: Path, method: str, values: dict[str, Any]) -> Recipe:
@@ -106,14 +117,20 @@ def resolved(method: str, values: dict[str, Any]) -> Recipe:
     test = {name: flags[f"test_{name}"] for name in ("ways", "shots", "queries") if f"test_{name}" in flags}
     listing = flags.get("split", "").rpartition("/")[0]  # --split vinyals/train also moves val and test to that list
 
+    episode = episode_table(flags, recipe.episode)
+
     def tested(old: EpisodeTable) -> EpisodeTable:
         split = f"{listing}/{old.split.rpartition('/')[2]}" if listing else old.split
-        return episode_table({**test, "split": split}, old)
+        table = episode_table({**test, "split": split, "mix": flags.get("mix")}, old)
+        # Images reach the learner in one form, whether it trains or not; what is random is of training alone.
+        return (
+            replace(table, transform=None, transforms=tuple(episode.delivery().values())) if "transform" in flags else table
+        )
 
     return replace(
         recipe,
         learner=to_table(from_table(options, learner, "learner")),
-        episode=episode_table(flags, recipe.episode),
+        episode=episode,
         validate=tested(recipe.validate),
         evaluate=tuple(tested(one) for one in recipe.evaluate),
         train=from_table(
@@ -127,9 +144,9 @@ def train(recipe: Recipe, store: Path, output: Path, *, resume: bool = False, ov
     """Train as `recipe` says; everything that can be refused is refused before `output` is made."""
     import torch
 
-    import episodes
     from episodes.config import from_table
     from episodes.stream.stream import Stream
+    from learners import ranks
     from learners.report import evaluate
     from learners.trainer import Trainer
 
@@ -137,41 +154,49 @@ def train(recipe: Recipe, store: Path, output: Path, *, resume: bool = False, ov
         raise ConfigError(f"output: {output} exists; give --overwrite to replace it, --resume to go on with it")
     if output.exists() and not (output / "recipe.toml").exists():
         raise ConfigError(f"output: {output} exists and is not a run; it is not replaced (choose another name)")
-    opened = episodes.open(store)
+    stores = opened(store, recipe.episode, recipe.validate)
+    sources = each_series(recipe.episode, store, stores)
+    training = joined(recipe.episode, sources)
+    validation = joined(recipe.validate, each_series(recipe.validate, store, stores))
     module = plugins.find(plugins.METHODS, recipe.method)
     torch.manual_seed(recipe.train.seed)
-    learner = module.make(from_table(module.Options, recipe.learner, "learner"), opened.fields)
-    training, validation = recipe.episode.series(opened), recipe.validate.series(opened)
+    learner = module.make(from_table(module.Options, recipe.learner, "learner"), training.fields)
     for table in (recipe.episode, recipe.validate, *recipe.evaluate):
         learner.require(table.spec())
-    _check_unseen(recipe, opened, training)
-    if overwrite and output.exists():
-        shutil.rmtree(output)
+    for one in sources.values():
+        _check_unseen(recipe, one)
+    names = {name for one in sources.values() for name in one.classes.names}
+    trainer = Trainer(learner, recipe.method, recipe.train, output)
     if not resume:
-        about = {"store": str(store.resolve()), "fingerprint": opened.fingerprint, "split": training.classes.split}
-        _make_run(output, recipe, {**about, "classes": list(training.classes.names)})
+        about = _about(sources, {path.stem: path for path in stores})
+        ranks.first(lambda: _make_run(output, recipe, about, overwrite=overwrite))
 
     def validate(module: torch.nn.Module) -> Report:
-        device = next(module.parameters()).device
         return evaluate(
             module,  # type: ignore[arg-type]
             validation,
             method=recipe.method,
-            device=device,
-            trained_on=training.classes.names,
+            device=trainer.fabric.device,
+            trained_on=names,
             audited=1,
         )
 
-    trainer = Trainer(learner, recipe.method, recipe.train, output)
-    with bar("train", "steps") as progress:
-        return trainer.fit(Stream(training), validate, resume=resume, progress=progress)
+    with (
+        bar("train", "steps") if ranks.rank() == 0 else nullcontext(_silent) as progress,
+        Stream(training, workers=trainer.workers) as stream,
+    ):
+        return trainer.fit(stream, validate, resume=resume, progress=progress)
 
 
-def _check_unseen(recipe: Recipe, store: SampleStore, training: SampledEpisodes) -> None:
-    """Refuse to train on a class that the recipe's evaluation calls unseen."""
+def _silent(step: int, steps: int, note: str) -> None:
+    """No progress bar: that of rank 0 is enough."""
+
+
+def _check_unseen(recipe: Recipe, training: SampledEpisodes) -> None:
+    """Refuse to train on a class of a store that the recipe's evaluation calls unseen."""
     for table in recipe.evaluate:
         try:
-            tested = store.split(table.split)
+            tested = training.store.split(table.split)
         except SpecError:
             continue  # a store without that split can be trained on; `evaluate` will name what is missing
         shared = set(tested.names) & set(training.classes.names)
@@ -182,10 +207,29 @@ def _check_unseen(recipe: Recipe, store: SampleStore, training: SampledEpisodes)
             )
 
 
-def _make_run(output: Path, recipe: Recipe, data: dict[str, Any]) -> None:
+def _about(sources: Mapping[str, SampledEpisodes], paths: Mapping[str, Path]) -> dict[str, Any]:
+    """What a run is trained on: of the command's store, and of each where there are several."""
+    each = [
+        {
+            "store": str(paths[name].resolve()),
+            "fingerprint": one.store.fingerprint,
+            "split": one.classes.split,
+            "classes": list(one.classes.names),
+        }
+        for name, one in sources.items()
+    ]
+    if len(each) == 1:
+        return each[0]
+    names = list(dict.fromkeys(name for one in sources.values() for name in one.classes.names))
+    return {**each[0], "classes": names, "sources": each}
+
+
+def _make_run(output: Path, recipe: Recipe, data: dict[str, Any], *, overwrite: bool) -> None:
     from cli.recipe import DATA
 
     try:
+        if overwrite and output.exists():
+            shutil.rmtree(output)
         output.mkdir(parents=True, exist_ok=True)
         (output / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
         (output / DATA).write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -8,7 +8,7 @@ twice, all together and one by one; unless the method is declared transductive t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,16 @@ def audit(learner: MetaLearner, episodes: Iterable[Episode[Tensor]]) -> Audit:
         difference, checked = _check(learner, episode)
         largest, count, queries = max(largest, difference), count + 1, queries + checked
     return Audit(episodes=count, queries=queries, largest_difference=largest, transductive=learner.transductive)
+
+
+def merged(audits: Sequence[Audit]) -> Audit:
+    """What several audits of one learner found together, each of episodes of its own."""
+    return Audit(
+        episodes=sum(one.episodes for one in audits),
+        queries=sum(one.queries for one in audits),
+        largest_difference=max(one.largest_difference for one in audits),
+        transductive=audits[0].transductive,
+    )
 
 
 def _check(learner: MetaLearner, episode: Episode[Tensor]) -> tuple[float, int]:

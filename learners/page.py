@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 import episodes
 from episodes.picture import draw
 from episodes.stream.series import SampledEpisodes
+from learners import metrics
 from learners.report import Report
 
 
@@ -44,16 +45,15 @@ def render(run: Path, recipe: str, results: Sequence[Report], series: Sequence[S
         {"report": report, "histogram": _histogram(report), "episode": _episode(one)}
         for report, one in zip(results, series, strict=True)
     ]
-    return template.render(sections=sections, curve=_curve(run), recipe=recipe, about=about, run=run.name)
+    return template.render(
+        sections=sections, curve=_curve(run), training=metrics.summary(run), recipe=recipe, about=about, run=run.name
+    )
 
 
 def _curve(run: Path) -> str | None:
-    path = run / "metrics.jsonl"
-    if not path.exists():
+    train, val = metrics.read(run, "train"), metrics.read(run, "val")
+    if not train and not val:
         return None
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    train = [line for line in lines if line["kind"] == "train"]
-    val = [line for line in lines if line["kind"] == "val"]
     figure, axes = _axes(7.0)
     steps, loss = [line["step"] for line in train], np.array([line["loss"] for line in train])
     if len(loss):
@@ -94,7 +94,8 @@ def _svg(figure: Figure) -> str:
 
 
 def _episode(series: SampledEpisodes) -> str:
-    """Episode 0 as a data URL."""
+    """Episode 0 as a data URL; as transformed, but for normalisation and layout."""
     buffer = io.BytesIO()
-    draw(series[0], series.class_names(0)).save(buffer, format="png")
+    pixels = replace(series, transforms=tuple(replace(one.pixels, layout="chw") for one in series.transforms))
+    draw(pixels[0], series.class_names(0)).save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -14,10 +14,11 @@ from torch import nn
 
 from episodes.adapters.pytorch import to_torch
 from episodes.spec import EpisodeSpec
+from episodes.stream.mixture import MixedEpisodes
 from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
-from learners import functional
-from learners.audit import EPISODES, Audit, audit
+from learners import functional, ranks
+from learners.audit import EPISODES, Audit, audit, merged
 from learners.protocol import MetaLearner, adapted
 
 
@@ -39,6 +40,8 @@ class Report:
     fingerprint: str
     """Of the series: store, split, spec, sampler and seed."""
     store_fingerprint: str
+    source: str = ""
+    """Name of the store, where episodes of several are evaluated."""
     seen_classes: int
     """Classes of this split that meta-training drew from; a number on unseen classes has 0 here."""
     batch_norm: str
@@ -53,8 +56,9 @@ class Report:
 
     @property
     def setting(self) -> str:
-        """``5-way 1-shot on vinyals/test``."""
-        return f"{self.spec.ways}-way {self.spec.shots}-shot on {self.split}"
+        """``5-way 1-shot on vinyals/test``; with a source ``on omniglot: vinyals/test``."""
+        source = f"{self.source}: " if self.source else ""
+        return f"{self.spec.ways}-way {self.spec.shots}-shot on {source}{self.split}"
 
     def __str__(self) -> str:
         leak = "leakage audit passed" if self.audit.passed else "LEAKAGE AUDIT FAILED"
@@ -84,9 +88,10 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def evaluate(
     learner: MetaLearner,
-    series: SampledEpisodes,
+    series: SampledEpisodes | MixedEpisodes,
     *,
     method: str,
+    source: str = "",
     device: torch.device | str = "cpu",
     trained_on: Collection[str] = (),
     audited: int = EPISODES,
@@ -94,10 +99,13 @@ def evaluate(
 ) -> Report:
     """Score `learner` on every episode of a finite series, in evaluation mode; its mode is restored.
 
+    Ranks share the episodes, and each has the whole report afterwards: every episode once, in order of the indices.
+
     Args:
         learner: an ``nn.Module``.
-        series: of a stated length.
+        series: of a stated length. A mixture is scored as a whole; for a number a source, evaluate its sources.
         method: name for the report.
+        source: name of the store for the report, where there are several.
         device: where the learner is.
         trained_on: names of the classes that meta-training drew from; the report counts those met again here.
         audited: episodes of the leakage audit.
@@ -106,39 +114,58 @@ def evaluate(
     Raises:
         SpecError: the method cannot learn from such episodes.
     """
-    learner.require(series.spec)
+    parts = list(series.sources.values()) if isinstance(series, MixedEpisodes) else [series]
+    for part in parts:
+        learner.require(part.spec)
     module = cast(nn.Module, learner)
     assert series.length is not None, "evaluation needs a series of a stated length"
     mode, begin = module.training, time.perf_counter()
     module.eval()
     try:
-        values = np.empty(series.length, np.float64)
-        with torch.no_grad():
-            for i, arrays in enumerate(Stream(series)):
-                episode = to_torch(arrays, device)
-                logits = adapted(learner, episode)(episode.query.fields)
-                values[i] = float(functional.accuracy(logits, episode.query.labels))
-                progress(i + 1, series.length)
-        found = audit(learner, (to_torch(series[i], device) for i in range(min(audited, series.length))))
+        values = _scores(learner, series, series.length, device, progress)
+        own = range(ranks.rank(), min(audited, series.length), ranks.world())
+        found = merged(ranks.gathered(audit(learner, (to_torch(series[i], device) for i in own))))
     finally:
         module.train(mode)
     mean, interval = mean_and_interval(values)
+    names = {name for part in parts for name in part.classes.names}
     return Report(
         method=method,
         metric="accuracy",
         mean=mean,
         interval95=interval,
         per_episode=values,
-        spec=series.spec,
-        split=series.classes.split,
-        sampler=series.sampler.name,
+        spec=parts[0].spec,
+        split=" + ".join(dict.fromkeys(part.classes.split for part in parts)),
+        sampler=parts[0].sampler.name,
         seed=series.seed,
-        rotations=bool(series.classes.variants.any()),
+        rotations=any(part.classes.variants.any() for part in parts),
         fingerprint=series.fingerprint,
-        store_fingerprint=series.store.fingerprint,
-        seen_classes=len(set(series.classes.names) & set(trained_on)),
+        store_fingerprint=" + ".join(part.store.fingerprint for part in parts),
+        source=source or (" + ".join(series.sources) if isinstance(series, MixedEpisodes) else ""),
+        seen_classes=len(names & set(trained_on)),
         batch_norm=learner.batch_norm,
         transductive=learner.transductive,
         audit=found,
         seconds=time.perf_counter() - begin,
     )
+
+
+@torch.no_grad()
+def _scores(
+    learner: MetaLearner,
+    series: SampledEpisodes | MixedEpisodes,
+    length: int,
+    device: torch.device | str,
+    progress: Callable[[int, int], None],
+) -> NDArray[np.float64]:
+    """[length] accuracy of each episode, whichever rank predicted it."""
+    own: dict[int, float] = {}
+    for arrays in Stream(series):
+        episode = to_torch(arrays, device)
+        logits = adapted(learner, episode)(episode.query.fields)
+        own[episode.index] = float(functional.accuracy(logits, episode.query.labels))
+        progress(min(len(own) * ranks.world(), length), length)
+    scores = [one for part in ranks.gathered(own) for one in part.items()]
+    assert sorted(index for index, _ in scores) == list(range(length)), "every episode once"
+    return np.array([score for _, score in sorted(scores)], np.float64)

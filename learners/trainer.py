@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import nn
-from torch.utils.tensorboard import SummaryWriter
+from torch import Tensor, nn
 
 from episodes.adapters.pytorch import to_torch
 from episodes.episode import Episode
-from episodes.errors import CheckpointError, ConfigError
+from episodes.errors import CheckpointError, ConfigError, StreamError
+from episodes.rng import stream_key
 from episodes.stream.stream import Stream
-from learners import checkpoint
+from learners import checkpoint, ranks
+from learners.fabric import make_fabric
+from learners.metrics import MetricsLog
 from learners.report import Report
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -31,7 +31,7 @@ class TrainConfig:
     """Settings of the outer loop."""
 
     steps: int = field(default=2000, metadata={"help": "outer steps"})
-    meta_batch: int = field(default=1, metadata={"help": "episodes per outer step"})
+    meta_batch: int = field(default=1, metadata={"help": "episodes per outer step, of all processes together"})
     lr: float = field(default=1e-3, metadata={"help": "learning rate of Adam"})
     schedule: Literal["constant", "halve", "cosine"] = field(
         default="cosine", metadata={"help": "constant rate, halved every --halve-every steps, or cosine down to 0"}
@@ -45,11 +45,16 @@ class TrainConfig:
     seed: int = field(default=0, metadata={"help": "of the initial weights"})
     accelerator: str = field(default="auto", metadata={"help": "cpu, cuda, mps or auto"})
     precision: str = field(default="32-true", metadata={"help": "32-true, bf16-mixed, 16-mixed, ..."})
+    workers: int | None = field(
+        default=None, metadata={"help": "threads that make episodes ahead  [default: 1 with an accelerator, 0 on the CPU]"}
+    )
 
     def __post_init__(self) -> None:
         for name in ("steps", "meta_batch", "halve_every", "validate_every", "checkpoint_every", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name}: expected 1 or more, got {value}")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers: expected 0 or more, got {self.workers}")
         if self.lr <= 0 or (self.clip_norm is not None and self.clip_norm <= 0):
             raise ConfigError(f"lr and clip_norm: expected numbers above 0, got {self.lr} and {self.clip_norm}")
         if self.weight_decay < 0 or not 0 <= self.seed < 2**64:
@@ -64,27 +69,58 @@ class TrainConfig:
         return self.lr
 
 
+class _MetaLoss(nn.Module):
+    """`meta_loss` as the forward pass of a module, for Fabric takes care of the precision of these."""
+
+    def __init__(self, learner: Any) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, episode: Episode[Tensor]) -> tuple[Tensor, dict[str, float]]:
+        result = self.learner.meta_loss(episode)
+        return result.loss, dict(result.values)
+
+
 class Trainer:
     """Trains one learner in one run directory; an interrupted run goes on exactly where its last checkpoint stood.
 
     Writes ``metrics.jsonl`` (one object a step, one a validation), ``tensorboard/``, ``last.ckpt`` and ``best.ckpt`` (by
     validation). A checkpoint holds learner, optimizer, stream position, step, best score and torch's generator.
 
+    Started by ``torchrun``, the processes share the episodes of every step, and rank 0 writes. Make the trainer before the
+    stream, which then takes its rank from it. The number of processes may change on resume.
+
     Args:
         learner: an ``nn.Module`` that is a `MetaLearner`; moved to the device.
         method: its name, kept in checkpoints.
         config: settings.
         run: directory of the run.
+
+    Raises:
+        ConfigError: accelerator or precision cannot be used here; `meta_batch` is no multiple of the number of processes.
     """
 
     def __init__(self, learner: Any, method: str, config: TrainConfig, run: Path) -> None:
         self.config, self.method, self.run = config, method, run
         self.fabric = make_fabric(config.accelerator, config.precision)
+        if config.meta_batch % ranks.world():
+            raise ConfigError(
+                f"meta_batch: expected a multiple of the {ranks.world()} processes, got {config.meta_batch} (it counts the "
+                "episodes of an outer step over all of them)"
+            )
+        self.learner = learner
         optimizer = torch.optim.Adam(learner.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        self.learner, self.optimizer = self.fabric.setup(learner, optimizer)
-        self.learner.mark_forward_method("meta_loss")  # so that precision and gradients go through Fabric
+        self._loss, self.optimizer = self.fabric.setup(_MetaLoss(learner), optimizer)
+        ranks.same_parameters(learner)
+        self._statistics = ranks.RunningStatistics(learner)
         self.step = 0
         self.best, self.best_step, self.worse = -math.inf, 0, 0
+        self._seconds, self._waited = 0.0, 0.0  # of the steps since `fit` began
+
+    @property
+    def workers(self) -> int:
+        """Threads of the stream: as configured, else one where an accelerator leaves the CPU free."""
+        return int(self.fabric.device.type != "cpu") if self.config.workers is None else self.config.workers
 
     def fit(
         self,
@@ -100,12 +136,17 @@ class Trainer:
 
         Raises:
             CheckpointError: `resume` without a readable checkpoint of this method; a loss that is not finite.
+            ConfigError: the stream ends before the last step.
             StateMismatch: the checkpoint's stream drew other episodes.
+            StreamError: the stream was made for another number of ranks.
         """
         config = self.config
         if resume:
             self._resume(train)
-        log = MetricsLog(self.run, self.step)
+        self._check_length(train)
+        if ranks.rank():  # noise of its own; rank 0 goes on as a single process does
+            torch.manual_seed(stream_key("rank", config.seed, self.step, ranks.rank()) >> 1)
+        log = MetricsLog(self.run if ranks.rank() == 0 else None, self.step)
         note, begin = "", time.perf_counter()
         with log:
             while self.step < config.steps:
@@ -113,39 +154,76 @@ class Trainer:
                 log.write("train", self.step, {**values, "rate": config.rate(self.step - 1)})
                 stopped = False
                 if self.step % config.validate_every == 0 or self.step == config.steps:
-                    report = validate(self.learner.module)
+                    report = validate(self.learner)
                     stopped = self._validated(report, train)
                     log.write("val", self.step, {"accuracy": report.mean, "interval95": report.interval95})
                     note = f"val {100 * report.mean:.2f} %"
                 if self.step % config.checkpoint_every == 0 or self.step == config.steps or stopped:
                     self._save(LAST, train)
-                progress(self.step, config.steps, f"loss {values['loss']:.3f}  {note}")
+                progress(self.step, config.steps, f"loss {values['loss']:.3f}  data {100 * self.data_share:.1f} %  {note}")
                 if stopped:
                     break
-            log.write("time", self.step, {"seconds": time.perf_counter() - begin})
-        self.learner.module.load_state_dict(checkpoint.load(self.run / BEST, self.method)["learner"])
-        return validate(self.learner.module)
+            log.write("time", self.step, {"seconds": time.perf_counter() - begin, "data_share": self.data_share})
+        state = ranks.first(lambda: checkpoint.load(self.run / BEST, self.method))
+        self.learner.load_state_dict(state["learner"])
+        return validate(self.learner)
+
+    @property
+    def data_share(self) -> float:
+        """Share of the steps' time, since `fit` began, between asking for an episode and having it on the device."""
+        return self._waited / self._seconds if self._seconds else 0.0
 
     def _step(self, train: Stream[Episode[NDArray[Any]]]) -> dict[str, float]:
         """One outer step: the mean loss over a meta-batch, its gradient, an update."""
+        begin, index, each = time.perf_counter(), _position(train), self.config.meta_batch // ranks.world()
         self.learner.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         self.optimizer.zero_grad()
-        totals: dict[str, float] = {}
-        for _ in range(self.config.meta_batch):
-            result = self.learner.meta_loss(to_torch(next(train), self.fabric.device))
-            loss = float(result.loss.detach())
-            if not math.isfinite(loss):
-                raise CheckpointError(f"loss is {loss} at step {self.step}; lower lr, or set clip_norm (run {self.run})")
-            self.fabric.backward(result.loss / self.config.meta_batch)
-            for name, value in {"loss": loss, **result.values}.items():
-                totals[name] = totals.get(name, 0.0) + value / self.config.meta_batch
+        totals = {"data_seconds": 0.0}
+        with self._statistics.step():
+            for _ in range(each):
+                asked = time.perf_counter()
+                episode = to_torch(next(train), self.fabric.device)
+                totals["data_seconds"] += time.perf_counter() - asked
+                with self._statistics.episode():
+                    loss, values = self._loss(episode)
+                self.fabric.backward(loss / each)
+                for name, value in {"loss": float(loss.detach()), **values}.items():
+                    totals[name] = totals.get(name, 0.0) + value / each
+        if _position(train) != index + self.config.meta_batch:
+            raise StreamError(
+                f"the stream is not one of {ranks.world()} ranks; make it after the trainer, without rank, world"
+            )
+        totals = ranks.averaged(totals, self.fabric.device)
+        if not math.isfinite(totals["loss"]):
+            raise CheckpointError(
+                f"loss is {totals['loss']} at step {self.step}; lower lr, or set clip_norm (run {self.run})"
+            )
+        self._update()
+        seconds, waited = time.perf_counter() - begin, totals.pop("data_seconds")
+        self._seconds, self._waited = self._seconds + seconds, self._waited + waited
+        taken = {"first_index": index, "episodes": self.config.meta_batch}
+        return {**totals, **taken, "seconds": seconds, "data_share": waited / seconds}
+
+    def _update(self) -> None:
+        ranks.average_gradients(list(self.learner.parameters()))
         if self.config.clip_norm is not None:
-            self.fabric.clip_gradients(self.learner, self.optimizer, max_norm=self.config.clip_norm)
+            self.fabric.clip_gradients(self._loss, self.optimizer, max_norm=self.config.clip_norm)
         self.optimizer.step()
         self.step += 1
-        return totals
+        if self.fabric.device.type == "cuda":  # or what is left of this step would look like waiting for the next data
+            torch.cuda.synchronize(self.fabric.device)
+
+    def _check_length(self, train: Stream[Episode[NDArray[Any]]]) -> None:
+        """Refuse a series that ends within the training."""
+        length, left = getattr(train.series, "length", None), self.config.steps - self.step
+        needed = _position(train) + left * self.config.meta_batch
+        if length is not None and needed > length:
+            raise ConfigError(
+                f"steps: {self.config.steps} steps of {self.config.meta_batch} episodes need {needed} episodes, and the "
+                f"series has {length} (lower steps or meta_batch, or take a policy without end)"
+            )
 
     def _validated(self, report: Report, train: Stream[Episode[NDArray[Any]]]) -> bool:
         """Keep the parameters if they are the best so far; True when patience is over."""
@@ -157,70 +235,29 @@ class Trainer:
         return self.config.patience is not None and self.worse >= self.config.patience
 
     def _save(self, name: str, train: Stream[Episode[NDArray[Any]]]) -> None:
-        checkpoint.save(
-            self.run / name,
-            {
-                "method": self.method,
-                "learner": self.learner.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "stream": train.state_dict(),
-                "step": self.step,
-                "best": self.best,
-                "best_step": self.best_step,
-                "worse": self.worse,
-                "generator": torch.get_rng_state(),
-            },
-        )
+        state = {
+            "method": self.method,
+            "learner": self.learner.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "stream": train.state_dict(),
+            "step": self.step,
+            "best": self.best,
+            "best_step": self.best_step,
+            "worse": self.worse,
+            "generator": torch.get_rng_state(),
+        }
+        ranks.first(lambda: checkpoint.save(self.run / name, state))
 
     def _resume(self, train: Stream[Episode[NDArray[Any]]]) -> None:
-        state = checkpoint.load(self.run / LAST, self.method)
+        state = ranks.first(lambda: checkpoint.load(self.run / LAST, self.method))
         train.load_state_dict(state["stream"])
-        self.learner.module.load_state_dict(state["learner"])
+        self.learner.load_state_dict(state["learner"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.best = state["step"], state["best"]
         self.best_step, self.worse = state["best_step"], state["worse"]
         torch.set_rng_state(state["generator"])
 
 
-class MetricsLog:
-    """``metrics.jsonl`` and TensorBoard events of a run; lines after `step`, from before an interruption, are dropped."""
-
-    def __init__(self, run: Path, step: int) -> None:
-        path = run / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step] if step else []
-        path.write_text("".join(kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-
-    def write(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """One line: ``{"kind": "train", "step": 1, "loss": ...}``."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(f"{kind}/{name}", value, step)
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._events.close()
-
-
-def _lines(path: Path) -> list[str]:
-    """Whole lines of a log; a line cut short by a kill has no newline and is left out."""
-    if not path.exists():
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
-
-
-def make_fabric(accelerator: str, precision: str) -> Fabric:
-    """Fabric on one device.
-
-    Raises:
-        ConfigError: no such accelerator or precision here.
-    """
-    try:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision)  # type: ignore[arg-type]  # checked by Fabric
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"accelerator '{accelerator}' with precision '{precision}' cannot be used: {error}") from error
+def _position(train: Stream[Episode[NDArray[Any]]]) -> int:
+    """The index that comes next over all ranks."""
+    return int(train.state_dict()["next_index"])

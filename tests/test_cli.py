@@ -12,7 +12,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from cli.main import main
+from cli.recipe import read
 from episodes import plugins
+from learners import metrics
 
 COMMANDS = ("demo", "evaluate", "freeze", "ingest", "inspect", "plan", "show", "split", "train")
 
@@ -38,6 +40,17 @@ def trained(glyphs_store, tmp_path_factory) -> Path:
     result = run("train", "protonet", glyphs_store, "-o", out, *flags, "--seed", 3, "--accelerator", "cpu")
     assert "validation: protonet 5-way 1-shot on glyphs/val: accuracy" in result.stdout
     return out
+
+
+SHORT = ("--steps", 4, "--validate-every", 2, "--width", 8, "--ways", 6, "--queries", 3, "--accelerator", "cpu")
+
+
+@pytest.fixture(scope="module")
+def other_store(tmp_path_factory) -> Path:
+    """Other glyphs than those of `glyphs_store`, of the same shape."""
+    path = tmp_path_factory.mktemp("other") / "other.store"
+    run("ingest", "glyphs", path, "--alphabets", 8)
+    return path
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -319,13 +332,102 @@ def test_every_kind_of_episode_is_reached_from_the_command_line(glyphs_store, tm
     assert "warning: ways=5..5000 ends at" in warned.stderr
 
 
-def test_several_stores_give_episodes_in_turn(glyphs_store, tmp_path):
-    other = tmp_path / "other.store"
-    run("ingest", "glyphs", other, "--alphabets", 8)
-    plans = [json.loads(line) for line in run("plan", glyphs_store, "--mix", other, "--count", 12).stdout.splitlines()]
+def test_several_stores_give_episodes_in_turn(glyphs_store, other_store):
+    printed = run("plan", glyphs_store, "--mix", other_store, "--count", 12).stdout
+    plans = [json.loads(line) for line in printed.splitlines()]
     assert {p["source"] for p in plans} == {glyphs_store.stem, "other"}
-    own = json.loads(run("plan", other, "--start", plans.index(next(p for p in plans if p["source"] == "other"))).stdout)
+    own = json.loads(
+        run("plan", other_store, "--start", plans.index(next(p for p in plans if p["source"] == "other"))).stdout
+    )
     assert own["support"] == next(p for p in plans if p["source"] == "other")["support"]
+
+
+def test_training_on_several_stores_is_evaluated_store_by_store(glyphs_store, other_store, tmp_path, monkeypatch):
+    out, name = tmp_path / "run", glyphs_store.stem
+    monkeypatch.chdir(other_store.parent)
+    done = run("train", "protonet", glyphs_store, "-o", out, "--mix", "other.store=3", *SHORT)
+    assert f"5-way 1-shot on {name} + other: glyphs/val: accuracy" in done.stdout
+    about = json.loads((out / "data.json").read_text())
+    assert [Path(one["store"]).stem for one in about["sources"]] == [name, "other"]
+    assert set(about["classes"]) == {c for one in about["sources"] for c in one["classes"]}
+    monkeypatch.chdir(tmp_path)  # the recipe names the other store from anywhere
+    run("train", "protonet", glyphs_store, "-o", out, "--resume")
+    result = run("evaluate", out, "--episodes", 6)
+    lines = [line for line in result.stdout.splitlines() if line.startswith("protonet")]
+    assert [line.partition(": accuracy")[0] for line in lines] == [
+        f"protonet 5-way 1-shot on {name}: glyphs/test",
+        "protonet 5-way 1-shot on other: glyphs/test",
+    ]
+    results = json.loads((out / "report.json").read_text())["results"]
+    assert [one["source"] for one in results] == [name, "other"]
+    assert results[0]["store_fingerprint"] != results[1]["store_fingerprint"]
+    alone = run("evaluate", out, "--store", other_store, "--episodes", 6, "-o", out / "alone", "--json")
+    (one,) = json.loads(alone.stdout)["results"]
+    assert (one["source"], one["per_episode"]) == ("", results[1]["per_episode"])
+    assert "mix: expected STORE or STORE=WEIGHT, a number" in refused("plan", glyphs_store, "--mix", "other.store=much")
+    assert "stores need different names" in refused("show", glyphs_store, "--mix", glyphs_store, "-o", "e.png")
+
+
+def test_several_stores_in_a_recipe_have_splits_and_weights_of_their_own(glyphs_store, other_store, tmp_path):
+    table = f'queries = 3\n[[sources]]\nstore = "{other_store}"\nsplit = "val"\nweight = 2\n'
+    (tmp_path / "e.toml").write_text(table)
+    printed = run("plan", glyphs_store, "--episode", tmp_path / "e.toml", "--count", 60).stdout
+    plans = [json.loads(line) for line in printed.splitlines()]
+    theirs = [plan for plan in plans if plan["source"] == "other"]
+    assert 30 <= len(theirs) <= 50
+    own = run("plan", other_store, "--split", "val", "--queries", 3, "--start", theirs[0]["index"]).stdout
+    assert json.loads(own)["support"] == theirs[0]["support"]
+    (tmp_path / "e.toml").write_text(table.replace("weight = 2", "weight = -2"))
+    assert "sources[0].weight: expected a number of 0 or more" in refused(
+        "plan", glyphs_store, "--episode", tmp_path / "e.toml"
+    )
+    run("show", glyphs_store, "--mix", other_store, "--index", theirs[0]["index"], "-o", tmp_path / "e.png")
+    small = tmp_path / "small.store"
+    run("ingest", "glyphs", small, "--alphabets", 8, "--size", 20)
+    line = refused("train", "protonet", glyphs_store, "-o", tmp_path / "run", "--mix", small, *SHORT)
+    assert "field 'image' is uint8 of shape (1, 28, 28) in source" in line
+    assert "and uint8 of shape (1, 20, 20) in source 'small'" in line
+
+
+def test_transforms_are_given_on_the_command_line(glyphs_store, tmp_path):
+    def shown(*args):
+        run("show", glyphs_store, "-o", tmp_path / "e.png", "--overwrite", "--queries", 3, *args)
+        with Image.open(tmp_path / "e.png") as picture:
+            return picture.tobytes()
+
+    assert shown("-T", "rotate=30", "-T", "fill=255") != shown()
+    assert shown("-T", "mean=[0.5]", "-T", "layout=hwc") == shown(), "but for what no picture can show"
+    plans = run("plan", glyphs_store, "--queries", 3).stdout
+    assert run("plan", glyphs_store, "--queries", 3, "-T", "flip=true").stdout == plans
+    assert "transform.flp: unknown key; did you mean 'flip'" in refused("plan", glyphs_store, "-T", "flp=true")
+    assert "transform.rotate: expected float, got 'much'" in refused("plan", glyphs_store, "-T", "rotate=much")
+    assert "transform of field 'mask': known: image" in refused("plan", glyphs_store, "-T", "field=mask")
+
+
+def test_training_transforms_its_episodes_and_delivers_all_alike(glyphs_store, tmp_path):
+    out = tmp_path / "run"
+    run("train", "protonet", glyphs_store, "-o", out, *SHORT, "-T", "crop-padding=2", "-T", "mean=[0.9]", "-T", "std=[0.3]")
+    recipe = read(out / "recipe.toml")
+    (trained,), (tested,) = recipe.episode.all_transforms(), recipe.evaluate[0].all_transforms()
+    assert recipe.validate.all_transforms() == (tested,)
+    assert (trained.crop_padding, trained.mean, trained.dtype) == (2, (0.9,), "float32")
+    assert (tested.crop_padding, tested.mean, tested.dtype) == (0, (0.9,), "float32")
+    plain = tmp_path / "plain"
+    run("train", "protonet", glyphs_store, "-o", plain, *SHORT)
+    losses = [[line["loss"] for line in metrics.read(one, "train")] for one in (out, plain)]
+    assert losses[0] != losses[1]
+    run("evaluate", out, "--episodes", 4)
+    page = (out / "report.html").read_text()
+    assert "were spent waiting for data" in page
+    training = json.loads((out / "report.json").read_text())["training"]
+    assert training["steps"] == 4
+    assert 0 < training["data_share"] < 1
+    assert "accuracy" in run("evaluate", out, "--episodes", 4, "-T", "brightness=0.2", "--overwrite").stdout
+    line = refused("evaluate", out, "--episodes", 4, "-T", "mean=[0.1]", "--overwrite")
+    assert "evaluate[0].transform: field 'image' is delivered Transform(dtype='float32', mean=(0.1,)" in line
+    assert "backbone conv4 needs images" in refused(
+        "train", "protonet", glyphs_store, "-o", tmp_path / "hwc", *SHORT, "-T", "layout=hwc"
+    )
 
 
 @pytest.mark.slow

@@ -21,6 +21,24 @@ def test_tables_and_recipes_are_inverse(tmp_path):
     assert recipe.read(tmp_path / "r.toml") == one
 
 
+def test_transforms_and_sources_round_trip(tmp_path):
+    seen = [{"mean": [0.5], "std": [0.25]}, {"field": "mask"}]
+    table = {
+        "method": "protonet",
+        "episode": {
+            "transforms": [{**seen[0], "flip": True, "scale": [0.9, 1.1]}, seen[1]],
+            "sources": [{"store": "/data/other.store", "split": "vinyals/train", "weight": 2}],
+        },
+        "validate": {"split": "val", "transforms": seen, "episodes": 5},
+        "evaluate": [{"split": "test", "transform": seen[0]}],
+    }
+    one = from_table(recipe.Recipe, table)
+    assert [t.scale for t in one.episode.all_transforms()] == [(0.9, 1.1), (1.0, 1.0)]
+    assert one.episode.sources[0].weight == 2.0
+    (tmp_path / "r.toml").write_text(one.to_toml())
+    assert recipe.read(tmp_path / "r.toml") == one
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -37,6 +55,18 @@ def test_tables_and_recipes_are_inverse(tmp_path):
         ({**GOOD, "evaluate": [{"ways": 5}, {"wayz": 5}]}, r"evaluate\[1\].wayz: unknown key"),
         ({**GOOD, "evaluate": {"ways": 5}}, r"evaluate: expected a list"),
         ({"episode": {}}, r"recipe: .*method"),
+        ({**GOOD, "train": {"workers": -1}}, r"train.workers: expected 0 or more, got -1"),
+        ({**GOOD, "episode": {"transform": {"flip": 1}}}, r"episode.transform.flip: expected bool, got 1"),
+        (
+            {**GOOD, "episode": {"transforms": [{}, {"fill": 300}]}},
+            r"episode.transforms\[1\].fill: expected a whole number",
+        ),
+        ({**GOOD, "episode": {"transform": {"mean": [0.5], "dtype": "uint8"}}}, r"episode.transform.dtype: .*'float32'"),
+        ({**GOOD, "episode": {"sources": [{"split": "train"}]}}, r"episode.sources\[0\]: .*store"),
+        (
+            {**GOOD, "episode": {"transform": {"mean": [0.5]}}},
+            r"validate.transform: field 'image' is delivered as stored, in training Transform\(dtype='float32', mean=",
+        ),
     ],
 )
 def test_what_is_wrong_is_named_by_its_path(table, words):

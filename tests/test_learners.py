@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch import nn
 import episodes
 from episodes.adapters.pytorch import to_torch
 from episodes.errors import CheckpointError, ConfigError, SpecError, StateMismatch
-from learners import checkpoint, functional
+from episodes.transforms import Transform
+from learners import checkpoint, functional, metrics
 from learners.audit import audit
 from learners.backbones import Conv4
 from learners.methods import protonet
@@ -228,8 +230,84 @@ def test_the_best_parameters_are_kept(tmp_path):
     _, trainer = train(tmp_path / "run")
     best = checkpoint.load(tmp_path / "run" / "best.ckpt", "protonet")
     assert best["step"] == trainer.best_step
-    state = trainer.learner.module.state_dict()
+    state = trainer.learner.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in best["learner"].items())
+
+
+def test_a_run_tells_which_episodes_a_step_used_and_what_it_waited(tmp_path):
+    notes = []
+    run = tmp_path / "run"
+    run.mkdir()
+    trainer = Trainer(learner(), "protonet", replace(CONFIG, meta_batch=2), run)
+    series = episodes.sample(WORLD, "test", SPEC, length=2)
+    trainer.fit(
+        episodes.Stream(episodes.sample(WORLD, "train", SPEC)),
+        lambda m: evaluate(m, series, method="protonet"),
+        progress=lambda step, steps, note: notes.append(note),
+    )
+    lines = metrics.read(run, "train")
+    assert [(line["first_index"], line["episodes"]) for line in lines] == [(2 * step, 2) for step in range(12)]
+    assert all(0 < line["data_share"] < 1 for line in lines)
+    about, (end,) = metrics.summary(run), metrics.read(run, "time")
+    assert about["steps"] == 12
+    assert about["seconds"] == pytest.approx(sum(line["seconds"] for line in lines))
+    assert about["data_share"] == pytest.approx(end["data_share"]) == pytest.approx(trainer.data_share)
+    assert f"data {100 * trainer.data_share:.1f} %" in notes[-1]
+    assert metrics.summary(tmp_path) is None
+
+
+def test_waiting_for_data_is_told_from_computing(tmp_path, monkeypatch):
+    """By a clock that goes on by 3 s while a part of an episode is made, and by 4 s in a loss."""
+    clock = [0.0]
+
+    def pass_by(fields, generator):
+        clock[0] += 3
+        return fields
+
+    class Slow(protonet.ProtoNet):
+        def meta_loss(self, episode):
+            clock[0] += 4
+            return super().meta_loss(episode)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    late = episodes.sample(WORLD, "train", SPEC, then=pass_by, length=2)
+    tested = episodes.sample(WORLD, "test", SPEC, length=2)
+    trainer = Trainer(Slow(Conv4((1, 16, 16), 8), protonet.Options()), "protonet", replace(CONFIG, steps=2), tmp_path)
+    trainer.fit(episodes.Stream(late), lambda m: evaluate(m, tested, method="protonet"))
+    lines = metrics.read(tmp_path, "train")  # both episodes, of two parts each, are made in one call
+    assert [(line["seconds"], line["data_share"]) for line in lines] == [(16, 0.75), (4, 0)]
+    assert metrics.summary(tmp_path) == {"steps": 2, "seconds": 20, "data_share": 0.6}
+
+
+def test_workers_are_one_on_an_accelerator_and_none_on_the_cpu_unless_given(tmp_path):
+    assert Trainer(learner(), "protonet", CONFIG, tmp_path).workers == 0
+    assert Trainer(learner(), "protonet", replace(CONFIG, workers=3), tmp_path).workers == 3
+    with pytest.raises(ConfigError, match="workers: expected 0 or more, got -1"):
+        TrainConfig(workers=-1)
+
+
+def test_the_precision_reaches_the_loss(tmp_path):
+    class Precise(protonet.ProtoNet):
+        seen = ()
+
+        def meta_loss(self, episode):
+            self.seen = (*self.seen, self.backbone(functional.to_float(episode.support.fields["image"][0])).dtype)
+            return super().meta_loss(episode)
+
+    precise = Precise(Conv4((1, 16, 16), 8), protonet.Options())
+    series = episodes.sample(WORLD, "test", SPEC, length=2)
+    Trainer(precise, "protonet", replace(CONFIG, steps=2, precision="bf16-mixed"), tmp_path).fit(
+        episodes.Stream(episodes.sample(WORLD, "train", SPEC)), lambda m: evaluate(m, series, method="protonet")
+    )
+    assert precise.seen == (torch.bfloat16,) * 2
+
+
+def test_normalised_images_are_learned_from_as_they_are():
+    series = episodes.sample(WORLD, "train", SPEC, transforms=(Transform(mean=(0.5,), std=(0.25,)),))
+    plain = episodes.sample(WORLD, "train", SPEC)
+    seen, stored = (to_torch(one[0]).support.fields["image"] for one in (series, plain))
+    assert torch.allclose(functional.to_float(seen), (functional.to_float(stored) - 0.5) / 0.25, atol=1e-5)
+    assert learner().meta_loss(to_torch(series[0])).loss.isfinite()
 
 
 def test_rates_follow_their_schedule():
