@@ -16,7 +16,7 @@ ONLY = {  # module -> the files, or folders, that may import it
     "torch": ("episodes/adapters/", "learners/", "cli/train.py"),
     "jax": ("episodes/adapters/jax.py",),
     "tensorflow": ("episodes/adapters/tensorflow.py",),
-    "lightning_fabric": ("learners/trainer.py",),
+    "lightning_fabric": ("learners/fabric.py",),
     "matplotlib": ("learners/page.py",),
     "click": ("cli/",),
     "rich": ("cli/",),
