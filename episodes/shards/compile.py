@@ -11,6 +11,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -28,7 +29,8 @@ from episodes.shards.tar import END
 from episodes.shards.writing import HashedFile, note_of, write_note
 from episodes.store.manifest import canonical
 from episodes.store.writer import write_whole
-from episodes.stream.buffers import Arenas
+from episodes.stream.buffers import Arena, Arenas
+from episodes.stream.own import name_of
 from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
 
@@ -65,8 +67,19 @@ class CompileWork:
                 "payload=rows: rows of distractor classes have no label, and so no quarter turn that a reader could know; "
                 "use payload=arrays, or leave distractors or rotations out"
             )
+        for name in self.fields if self.payload != "rows" else ():
+            if name.lower() == "labels" or not name.isprintable() or "/" in name:
+                raise SpecError(f"field '{name}' cannot be named so in a tar file, where labels are; use payload=rows")
         if self.payload == "images" and not any(map(is_picture, self.series.fields.values())):
             raise SpecError("payload=images: the store has no field of uint8 images; use payload=arrays")
+
+    @cached_property
+    def fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape of each field as written: as in the first episode, where a function of one's own makes it."""
+        if self.series.then is None:
+            return self.series.fields
+        values = self.series.block([0], Arena()).fields
+        return {name: FieldSpec(str(array.dtype), array.shape[1:]) for name, array in values.items()}
 
     @property
     def per_shard(self) -> int:
@@ -210,7 +223,7 @@ def make_shard(work: CompileWork, folder: Path, number: int, tick: Callable[[int
         arenas = Arenas(keep=3)  # being filled, written and hashed
         for start in range(0, len(indices), step := max(1, _AT_ONCE_BYTES // max(1, work.series.episode_bytes))):
             some, arena = indices[start : start + step], arenas.take()
-            for episode, pieces in records(work.series, work.payload, work.series.block(some, arena)):
+            for episode, pieces in records(work.series, work.fields, work.payload, work.series.block(some, arena)):
                 file.write(pieces)
                 begins.append(file.size)
                 counts.append([*(len(p.rows) if (p := getattr(episode, part)) else 0 for part in columns.parts), 0])
@@ -267,7 +280,7 @@ def write_stream(
         for episode in stream:
             if episode.index >= work.count:
                 break
-            for _, pieces in records(series, payload, [episode]):
+            for _, pieces in records(series, work.fields, payload, [episode]):
                 file.writelines(pieces)
         file.write(END)
         file.flush()
@@ -286,7 +299,7 @@ def _manifest(work: CompileWork, partial: Path) -> ShardManifest:
         payload=work.payload,
         count=work.count,
         per_shard=work.per_shard,
-        fields={name: FieldSpec(f.dtype, tuple(f.shape)) for name, f in sorted(series.fields.items())},
+        fields={name: FieldSpec(f.dtype, tuple(f.shape)) for name, f in sorted(work.fields.items())},
         fingerprint=series.fingerprint,
         about=describe(work),
         shards=tuple(shards),
@@ -308,6 +321,7 @@ def describe(work: CompileWork) -> dict[str, Any]:
         "seed": series.seed,
         "transforms": [str(transform) for transform in series.transforms],
         "class_names": sorted({series.classes.name(i) for i in range(len(series.classes))}),
+        **({} if series.then is None else {"then": name_of(series.then)}),
         **({} if work.recipe is None else {"recipe": dict(work.recipe)}),
     }
 

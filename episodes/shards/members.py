@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from episodes.classes import Int
 from episodes.episode import Episode, EpisodeBlock
+from episodes.errors import SpecError
+from episodes.protocols import FieldSpec
 from episodes.shards.images import is_picture, kept_bytes, picture_members
 from episodes.shards.manifest import Payload
 from episodes.shards.record import Buffer, key_of, npy_member, parts_of, plan_member
@@ -22,10 +24,34 @@ Arrays = Episode[NDArray[Any]]
 Record = tuple[Arrays, Iterator[Buffer]]
 
 
-def records(series: SampledEpisodes, payload: Payload, block: Sequence[Arrays]) -> Iterator[Record]:
-    """Each episode of `block` with all its members (see `episodes.shards.record`)."""
+def records(
+    series: SampledEpisodes, fields: Mapping[str, FieldSpec], payload: Payload, block: Sequence[Arrays]
+) -> Iterator[Record]:
+    """Each episode of `block` with all its members (see `episodes.shards.record`).
+
+    Args:
+        series: what they are of.
+        fields: type and shape of each field of every episode.
+        payload: what becomes of values.
+        block: some episodes.
+
+    Raises:
+        SpecError: a function of one's own made other fields of an episode.
+    """
     for episode, keys in zip(block, _keys(series, block), strict=True):
-        yield episode, _members(series, payload, episode, keys)
+        if series.then is not None:
+            _check(fields, episode)
+        yield episode, _members(series, fields, payload, episode, keys)
+
+
+def _check(fields: Mapping[str, FieldSpec], episode: Arrays) -> None:
+    for part in parts_of(episode):
+        found = {name: FieldSpec(str(values.dtype), values.shape[1:]) for name, values in part.fields.items()}
+        if found != fields:
+            raise SpecError(
+                f"episode {episode.index}: its fields are {found}, those of the first episode {dict(fields)}; "
+                "shards hold fields of one type and shape"
+            )
 
 
 def _keys(series: SampledEpisodes, block: Sequence[Arrays]) -> Iterator[list[str] | None]:
@@ -48,10 +74,12 @@ def _rows(episode: Arrays) -> Int:
     return np.concatenate([part.rows for part in parts_of(episode)])
 
 
-def _members(series: SampledEpisodes, payload: Payload, episode: Arrays, keys: list[str] | None) -> Iterator[Buffer]:
+def _members(
+    series: SampledEpisodes, fields: Mapping[str, FieldSpec], payload: Payload, episode: Arrays, keys: list[str] | None
+) -> Iterator[Buffer]:
     key, parts = key_of(episode.index), parts_of(episode)
     if payload != "rows":
-        for name, spec in sorted(series.fields.items()):
+        for name, spec in sorted(fields.items()):
             values = [part.fields[name] for part in parts]
             if payload == "images" and is_picture(spec):
                 kept = None if series.classes.turned else kept_bytes(series.store, name, _rows(episode))
