@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli._engines import engine_of, engine_options
 from cli._options import episode_options
 from cli._progress import bar
 from episodes.config import to_table
@@ -31,8 +32,13 @@ EPISODES = 600  # of a set, where nothing else is said: the usual number of an e
     help="Values as arrays; stored pictures as files; or row numbers, for readers that have the store.",
 )
 @click.option("--shard-mb", type=click.IntRange(1), default=64, show_default=True, help="About how large a shard is, MiB.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Shards made at a time.")
-@click.option("--shards", metavar="A..B", help="Make these shards only, as 3..7; `--finish` joins what was made apart.")
+@click.option("--workers", type=click.IntRange(1), help="Shards made at a time.  [default: 1; on a cluster, one a core]")
+@engine_options()
+@click.option(
+    "--shards",
+    metavar="A..B|I/N",
+    help="Make these shards only: 3..7, or part I of N parts, counted from 0; `--finish` joins what was made apart.",
+)
 @click.option("--finish", is_flag=True, help="Join the shards that `--shards` made.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to make.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there, or start an unfinished compile over.")
@@ -42,7 +48,9 @@ def command(
     count: int | None,
     payload: Any,
     shard_mb: int,
-    workers: int,
+    workers: int | None,
+    engine: str,
+    address: str | None,
     shards: str | None,
     finish: bool,
     output: Path,
@@ -57,7 +65,8 @@ def command(
     \b
     episodes compile omniglot.store --split vinyals/test --count 10000 -o test.shards --workers 2
     """
-    from episodes.shards.compile import compile_shards, finish_shards
+    from episodes.engines import local
+    from episodes.shards.compile import CompileWork, compile_shards, finish_shards
 
     table, series = one_series(store, values)
     recipe = to_table(table) | series.spec.to_table()  # counts as they are, not as a later version has them by default
@@ -68,6 +77,7 @@ def command(
             raise ConfigError("finish: --finish joins all shards; leave --shards out")
         manifest = finish_shards(series, output, count, payload=payload, shard_bytes=size, recipe=recipe)
     else:
+        work = CompileWork(series=series, count=count, payload=payload, shard_bytes=size)
         with bar("compile", "episodes") as progress:
             made = compile_shards(
                 series,
@@ -76,7 +86,8 @@ def command(
                 payload=payload,
                 shard_bytes=size,
                 workers=workers,
-                only=None if shards is None else _range(shards),
+                engine=engine_of(engine, address) or local.run,
+                only=None if shards is None else _numbers(shards, work.num_shards),
                 overwrite=overwrite,
                 resume=resume,
                 recipe=recipe,
@@ -102,10 +113,15 @@ def one_series(store: Path, values: dict[str, Any]) -> tuple[EpisodeTable, Sampl
     return table, table.series(episodes.open(store))
 
 
-def _range(text: str) -> range:
-    """``3..7`` or ``3`` as numbers."""
-    first, _, last = text.partition("..")
+def _numbers(text: str, num_shards: int) -> range:
+    """``3..7``, ``3``, or ``1/4``, the second quarter of all, as numbers."""
     try:
+        if "/" in text:
+            part, parts = map(int, text.split("/"))
+            if not 0 <= part < parts:
+                raise ConfigError(f"shards: the parts of {parts} are 0..{parts - 1}, got '{text}'")
+            return range(part * num_shards // parts, (part + 1) * num_shards // parts)
+        first, _, last = text.partition("..")
         return range(int(first), int(last or first) + 1)
     except ValueError:
-        raise ConfigError(f"shards: expected numbers as 3..7 or 3, got '{text}'") from None
+        raise ConfigError(f"shards: expected numbers as 3..7 or 3, or a part as 0/8, got '{text}'") from None

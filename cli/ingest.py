@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli._engines import ADDRESS, ENGINE, LOCAL, engine_of
 from cli._options import PluginGroup, build, from_dataclass, paragraphs
 from cli._progress import bar
 from episodes import plugins
@@ -30,7 +31,13 @@ COMMON = (
         help="Of images that are encoded, with --encoding jpeg.",
     ),
     click.Option(["--shard-mb"], type=click.IntRange(1), default=16, show_default=True, help="Size of a shard, MiB."),
-    click.Option(["--workers"], type=click.IntRange(1), help="Decoding threads.  [default: one a core]"),
+    click.Option(
+        ["--workers"],
+        type=click.IntRange(1),
+        help="Decoding threads; on a cluster, shards made at a time.  [default: one a core]",
+    ),
+    ENGINE,
+    ADDRESS,
     click.Option(["--hierarchy"], type=click.Path(path_type=Path), help="Is-a pairs: parent,child or data.noun."),
     click.Option(["--skip-broken"], is_flag=True, help="Leave out what cannot be decoded; the manifest records it."),
     click.Option(
@@ -89,6 +96,7 @@ def run(name: str, values: dict[str, Any]) -> None:
             quality=values.get("quality", 95),
             shard_bytes=values["shard_mb"] << 20,
             workers=values["workers"],
+            engine=engine_of(values.get("engine", LOCAL), values.get("address")),
             skip_broken=values["skip_broken"],
             duplicates=values.get("duplicates", "warn"),
             overwrite=values["overwrite"],

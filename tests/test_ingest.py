@@ -347,4 +347,5 @@ def test_killed_twenty_times_at_random_moments_it_gives_the_same_bytes(tmp_path)
             kills += 1
         process.wait()
         process.stdout.close()
+    ingest(TellingReader([30, 40, 50]), out, shard_bytes=200, resume=True)  # a kill just after the rename left notes
     assert bytes_of(out) == bytes_of(tmp_path / "whole.store")

@@ -1,45 +1,36 @@
 """ingest: raw samples -> store, in parallel, interruptible and resumable; the same bytes for the same input.
 
 Classes are numbered by sorted name; rows of a class are ordered by the hash of their key, so that any prefix of a class
-is a fair and stable subset. Shards are written one after the other into ``STORE.partial``, each whole or absent and with
-a note of what it used up; the manifest goes last and one rename makes the store. A killed ingest therefore leaves nothing
-that opens as a store, and ``resume`` goes on after the last whole shard.
+is a fair and stable subset. Shards are written one after the other, or apart by an engine, into ``STORE.partial``, each
+whole or absent and with a note of what it used up; the manifest goes last and one rename makes the store. A killed ingest
+therefore leaves nothing that opens as a store, and ``resume`` goes on after the last whole shard.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from episodes.engines import Run
 from episodes.errors import ReaderError, StoreError
-from episodes.ingest._decode import fill
+from episodes.ingest._apart import Recipe, make_apart
 from episodes.ingest._duplicates import OnDuplicates, check_duplicates
 from episodes.ingest._encode import QUALITY, Kept, encodings_of
+from episodes.ingest._shards import Done, finished_shards, write_shards
 from episodes.ingest._work import Work, count_classes
 from episodes.partial import Making
 from episodes.protocols import Reader
-from episodes.store.manifest import (
-    CLASSES,
-    DIGEST,
-    DIGEST_BYTES,
-    KEY,
-    MANIFEST,
-    Manifest,
-    Shard,
-    Skipped,
-    canonical,
-)
+from episodes.store.manifest import CLASSES, DIGEST, DIGEST_BYTES, KEY, MANIFEST, Manifest, Shard, canonical
 from episodes.store.table import ClassTable
-from episodes.store.writer import write_shard, write_whole
+from episodes.store.writer import write_whole
 
 SHARD_BYTES: Final = 16 << 20  # at most some seconds of decoding are lost to a kill, and a shard fits in memory easily
 
@@ -54,6 +45,7 @@ def ingest(
     quality: int = QUALITY,
     shard_bytes: int = SHARD_BYTES,
     workers: int | None = None,
+    engine: Run | None = None,
     skip_broken: bool = False,
     duplicates: OnDuplicates = "warn",
     overwrite: bool = False,
@@ -71,8 +63,11 @@ def ingest(
             is a fitting JPEG already untouched, others encoded again, which loses a little. Other fields stay raw.
         quality: of images that are encoded, 1..100.
         shard_bytes: size of a shard's rows; changes files, not episodes.
-        workers: decoding threads; default one a core. Changes speed only.
-        skip_broken: leave out samples that cannot be decoded and record them in the manifest, instead of stopping.
+        workers: decoding threads; default one a core. With an `engine`, shards made at a time. Changes speed only.
+        engine: what makes shards apart, in any order: the ``run`` of a module of `episodes.engines`. None makes them one
+            after the other.
+        skip_broken: leave out samples that cannot be decoded and record them in the manifest, instead of stopping. What is
+            left out moves the rows after it, so that shards are made one after the other, whatever the engine.
         duplicates: equal samples in two classes of a split: ``warn`` with their number, or ``error``. In two splits of
             a list they are always refused.
         overwrite: replace the store at `out`, and drop an unfinished one.
@@ -81,7 +76,8 @@ def ingest(
 
     Raises:
         ConfigError: an unknown encoding or quality, or no field that can be encoded.
-        ReaderError: the source cannot be read; a sample is broken (and `skip_broken` is off) or not as declared.
+        ReaderError: the source cannot be read; a sample is broken (and `skip_broken` is off) or not as declared; the reader
+            cannot be pickled for the engine.
         SpecError: an empty class, or splits that share classes.
         StoreError: `out` exists; an unfinished ingest exists and neither `resume` nor `overwrite` was said, or belongs to
             another source; the disk is full.
@@ -100,76 +96,33 @@ def ingest(
             return finished
         raise StoreError(f"{out} was made from another source or other options; give --overwrite to replace it")
     making = replace(making, work=canonical({"source": work.source}))
+    if engine is not None and skip_broken:
+        warnings.warn("skip_broken: shards are made one after the other, on this machine alone", stacklevel=2)
     with making.open(overwrite=overwrite, resume=resume) as partial:
-        done = _finished_shards(partial)
-        pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
-        try:
-            done.extend(_write_shards(partial, work, done, pool, progress))
-        finally:
-            pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for what is queued
+        if engine is None or skip_broken:
+            done = _in_turn(partial, work, workers, progress)
+        else:
+            recipe = Recipe(
+                reader=reader, options=options, is_a=is_a, encodings=encodings, shard_bytes=shard_bytes, source=work.source
+            )
+            done = make_apart(partial, work, recipe, engine, workers, progress)
         manifest = _finish(partial, work, done, duplicates)
         making.finish()
     return manifest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Done:
-    """A finished shard, and what of the source it used up."""
-
-    shard: Shard | None
-    """None: every sample left at the end was broken."""
-    consumed: int
-    """Samples used up by this shard and all before it, skipped ones included."""
-    skipped: tuple[Skipped, ...]
-
-    def to_json(self) -> bytes:
-        return canonical(asdict(self))
-
-    @classmethod
-    def from_json(cls, data: bytes) -> _Done:
-        table = json.loads(data)
-        return cls(
-            shard=Shard(**table["shard"]) if table["shard"] else None,
-            consumed=table["consumed"],
-            skipped=tuple(Skipped(**one) for one in table["skipped"]),
-        )
+def _in_turn(partial: Path, work: Work, workers: int | None, progress: Callable[[int, int], None]) -> list[Done]:
+    """Go on after the last whole shard, one shard after the other; the samples of each are decoded by threads."""
+    done = finished_shards(partial)
+    pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+    try:
+        done.extend(write_shards(partial, work, done, pool, progress))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an error or Ctrl-C does not wait for what is queued
+    return done
 
 
-def _finished_shards(partial: Path) -> list[_Done]:
-    """Shards of an earlier run that are whole, up to the first that is not."""
-    done: list[_Done] = []
-    for number in itertools.count():
-        note = partial / f"{_name(number)}.json"
-        if not note.exists():
-            return done
-        one = _Done.from_json(note.read_bytes())
-        if one.shard:
-            file = partial / one.shard.file
-            if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != one.shard.sha256:
-                return done
-        done.append(one)
-    raise AssertionError
-
-
-def _name(number: int) -> str:
-    return f"shard-{number:05d}"
-
-
-def _write_shards(
-    partial: Path, work: Work, done: Sequence[_Done], pool: ThreadPoolExecutor, progress: Callable[[int, int], None]
-) -> Iterator[_Done]:
-    consumed, total = done[-1].consumed if done else 0, len(work.samples)
-    for number in itertools.count(len(done)):
-        if consumed >= total:
-            return
-        columns, skipped, consumed = fill(work, consumed, pool, progress)
-        shard = write_shard(partial / f"{_name(number)}.h5", columns) if len(columns[KEY]) else None
-        one = _Done(shard=shard, consumed=consumed, skipped=tuple(skipped))
-        write_whole(partial / f"{_name(number)}.json", one.to_json())
-        yield one
-
-
-def _finish(partial: Path, work: Work, done: Sequence[_Done], duplicates: OnDuplicates) -> Manifest:
+def _finish(partial: Path, work: Work, done: Sequence[Done], duplicates: OnDuplicates) -> Manifest:
     """Write classes and manifest."""
     shards = tuple(one.shard for one in done if one.shard)
     skipped = tuple(s for one in done for s in one.skipped)
