@@ -9,7 +9,7 @@ from typing import IO, Any, TextIO
 import click
 
 import episodes
-from cli import bench, compile, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train  # noqa: A004
+from cli import bench, compile, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train, verify  # noqa: A004
 from episodes.errors import EpisodesError
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -37,7 +37,7 @@ class Group(click.Group):
         except EpisodesError as error:
             raise UserError(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("interrupted; `ingest` and `train` go on where they were with --resume", err=True)
+            click.echo("interrupted; `ingest`, `compile` and `train` go on where they were with --resume", err=True)
             ctx.exit(INTERRUPTED)
 
 
@@ -85,7 +85,7 @@ def main() -> None:
     """
 
 
-for command in (bench, compile, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train):
+for command in (bench, compile, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train, verify):
     main.add_command(command.command)
 
 if __name__ == "__main__":

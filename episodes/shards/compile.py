@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -85,6 +85,10 @@ class CompileWork:
     def per_shard(self) -> int:
         """Episodes of a shard."""
         return max(1, self.shard_bytes // (self.series.episode_bytes + 2048)) if self.payload != "rows" else 4096
+
+    def with_per_shard(self, per_shard: int) -> CompileWork:
+        """The same with this many episodes in a shard."""
+        return replace(self, shard_bytes=per_shard * (self.series.episode_bytes + 2048))
 
     @property
     def num_shards(self) -> int:
