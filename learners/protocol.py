@@ -20,7 +20,7 @@ Predictor = Callable[[Fields[Tensor]], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class MetaLoss:
-    """Scalar loss with its graph, and the values worth logging."""
+    """Scalar loss with its graph, and the values worth logging, of the same names in every episode: ranks average them."""
 
     loss: Tensor
     values: Mapping[str, float] = field(default_factory=dict)
