@@ -166,7 +166,7 @@ def compile_shards(
     shared = only is not None
     with making.open(overwrite=overwrite, resume=resume or shared, together=shared) as partial:
         wanted = range(work.num_shards) if only is None else sorted(only)
-        missing = [n for n in wanted if note_of(partial, n) is None]
+        missing = [n for n in wanted if _made(work, partial, n) is None]
         make_shards(work, partial, missing, workers, progress, engine)
         if shared:
             return None
@@ -294,7 +294,7 @@ def _manifest(work: CompileWork, partial: Path) -> ShardManifest:
     """Check that every shard is whole, and write the manifest."""
     shards = []
     for number in range(work.num_shards):
-        shard = note_of(partial, number)
+        shard = _made(work, partial, number)
         if shard is None:
             raise StoreError(f"shard {number} of {work.num_shards} is not made yet (make it with --shards {number})")
         shards.append(shard)
@@ -310,6 +310,12 @@ def _manifest(work: CompileWork, partial: Path) -> ShardManifest:
     )
     write_whole(partial / MANIFEST, manifest.to_json())
     return manifest
+
+
+def _made(work: CompileWork, partial: Path, number: int) -> EpisodeShard | None:
+    """The shard, if it is whole and noted as one of this work."""
+    shard, indices = note_of(partial, number), work.indices(number)
+    return shard if shard is not None and (shard.first, shard.episodes) == (indices[0], len(indices)) else None
 
 
 def describe(work: CompileWork) -> dict[str, Any]:

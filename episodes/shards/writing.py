@@ -112,10 +112,13 @@ def write_note(folder: Path, number: int, shard: EpisodeShard) -> None:
 
 def note_of(folder: Path, number: int) -> EpisodeShard | None:
     """The shard, if it was noted and its files are what the note says."""
-    note = folder / f"shard-{number:05d}.json"
+    name = f"shard-{number:05d}"
     try:
-        shard = EpisodeShard(**json.loads(note.read_bytes()))
+        shard = EpisodeShard(**json.loads((folder / f"{name}.json").read_bytes()))
+        size = (folder / shard.file).stat().st_size
     except (FileNotFoundError, ValueError, TypeError):  # not made yet; or a note that is none: made again
+        return None
+    if (shard.file, shard.index_file, shard.size) != (f"{name}.tar", f"{name}.index.npy", size):
         return None
     for file, expected in ((shard.file, shard.sha256), (shard.index_file, shard.index_sha256)):
         if not (folder / file).exists() or hash_file(folder / file) != expected:

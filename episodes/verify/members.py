@@ -84,7 +84,10 @@ class Members:
 
     def _plan(self, raw: bytes, index: int, plan: WrittenPlan) -> str | None:
         """What is wrong with a .plan.json."""
-        written = json.loads(raw)
+        try:
+            written = json.loads(raw)
+        except ValueError as error:
+            return f"its plan is no JSON ({error})"
         if not isinstance(written, dict):
             return "its plan is no object"
         wanted: dict[str, Any] = {
@@ -99,6 +102,8 @@ class Members:
         for name, value in wanted.items():
             if written.get(name) != value:
                 return f"'{name}' of its plan is not that of the index"
+        if unknown := sorted(written.keys() - wanted.keys() - {"class_names", "keys"}):
+            return f"its plan has '{unknown[0]}', which no plan has"
         if json.dumps(written, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() != raw:
             return "its plan is not written in the canonical form"
         return self._words(written, plan)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
-from episodes.errors import StoreCorrupt
+from episodes import plugins
+from episodes.errors import PluginNotFound, StoreCorrupt
 from episodes.ingest._duplicates import across_splits, equal_pairs, named
 from episodes.store._verify import content_fault, value_faults
 from episodes.store.manifest import CLASSES, MANIFEST, Manifest
@@ -27,7 +29,7 @@ def verify_store(path: Path, progress: Progress) -> Findings:
         what = "is missing" if isinstance(error, FileNotFoundError) else str(error).removeprefix(f"{path / MANIFEST} ")
         again = f"episodes ingest READER SOURCE {shlex.quote(str(path))} --overwrite"
         return Findings(path=path, kind="store", faults=(Fault(where=MANIFEST, what=what, mend=again),))
-    again = f"episodes ingest {manifest.reader['name']} SOURCE {shlex.quote(str(path))} --overwrite"
+    again = _ingest(manifest, path)
     row_bytes = sum(spec.row_bytes for spec in manifest.fields.values()) if manifest.encodings else 0
     size = sum(shard.size for shard in manifest.shards)
     total, done = size + manifest.num_rows * row_bytes, 0
@@ -49,7 +51,8 @@ def verify_store(path: Path, progress: Progress) -> Findings:
             found.append((MANIFEST, altered))
         if manifest.encodings:
             found += value_faults(store, lambda rows: progress(size + rows * row_bytes, total))
-        found += _equal_samples(store, notes)
+        if sum(store.table.counts) == store.num_rows:  # else no row has a class
+            found += _equal_samples(store, notes)
     known = {MANIFEST, CLASSES, *(shard.file for shard in manifest.shards)}
     notes += [f"{name} is no file of this store; nothing reads it" for name in strays(path, known)]
     return Findings(
@@ -59,6 +62,25 @@ def verify_store(path: Path, progress: Progress) -> Findings:
         notes=tuple(notes),
         checked={"files": len(known), "bytes": size, "samples": manifest.num_rows},
     )
+
+
+def _ingest(manifest: Manifest, path: Path) -> str:
+    """The command that makes a store again; of a file among its options only the name is known."""
+    name, given = manifest.reader["name"], dict(manifest.reader.get("options", {}))
+    words = ["episodes", "ingest", name, "SOURCE", str(path)]
+    try:
+        module = plugins.find(plugins.READERS, name)
+    except PluginNotFound:  # of another program that uses this library
+        return shlex.join([*words, "--overwrite"])
+    if module.SOURCE is None:
+        words.remove("SOURCE")
+    for option in fields(module.Options):
+        value, flag = given.get(option.name), option.name.replace("_", "-")
+        if value is not None and value != option.default:
+            words += [f"--{'' if value else 'no-'}{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    for encoding in list(manifest.encodings.values())[:1]:
+        words += ["--encoding", encoding.codec, "--quality", str(encoding.quality)]
+    return shlex.join([*words, "--overwrite"])
 
 
 def _class_faults(table: ClassTable, num_rows: int) -> Iterator[str]:
