@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import delivery
+import tars
 import work
 
 from episodes.bench.report import aligned, described, machine, picture
@@ -54,6 +55,7 @@ GROUPS: dict[str, Callable[[delivery.Run], list[tuple[object, ...]]]] = {
     "files": delivery.mapped,
     "float32": work.floats,
     "ingest": work.ingest,
+    "tars": tars.tars,
     "memory": work.memory,
     "first": work.first,
 }
