@@ -75,6 +75,10 @@ class EpisodeShards:
         self._store = self._checked(store)
         self._open: dict[int, _Open] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: nothing that is mapped; another process on this machine maps the files anew."""
+        return {**self.__dict__, "_open": {}}
+
     def _checked(self, store: SampleStore | None) -> SampleStore | None:
         compiled_from = self.manifest.about["store"]
         if store is not None and store.fingerprint != compiled_from:
