@@ -50,7 +50,7 @@ def two_fields():
         "image": np.arange(num * 48, dtype=np.uint8).reshape(num, 3, 4, 4),
         "mask": np.arange(num * 4, dtype=np.int32).reshape(num, 2, 2),
         "weight": np.linspace(0, 1, num),
-        "Vector": np.arange(num * 5, dtype=np.float16).reshape(num, 5),
+        "vector": np.arange(num * 5, dtype=np.float16).reshape(num, 5),
     }
     names = [f"class{c:02d}" for c in range(len(COUNTS))]
     return MemoryStore(fields, dict(zip(names, COUNTS, strict=True)), splits={"w": {"train": names}})
@@ -156,8 +156,8 @@ def test_stores_of_several_fields(payload, tmp_path):
         assert_same(shards[i], one[i])
     with tarfile.open(tmp_path / "s" / "shard-00000.tar") as archive:
         kinds = {name.split(".")[-2] for name in archive.getnames() if name.endswith(".npy")}
-    assert kinds == {"arrays": {"Vector", "image", "mask", "weight", "labels"}, "rows": set(),
-                     "images": {"Vector", "mask", "weight", "labels"}}[payload]  # fmt: skip
+    assert kinds == {"arrays": {"vector", "image", "mask", "weight", "labels"}, "rows": set(),
+                     "images": {"vector", "mask", "weight", "labels"}}[payload]  # fmt: skip
 
 
 def test_transforms_are_in_the_values(tmp_path):
@@ -209,8 +209,9 @@ def test_what_comes_of_it_when_a_payload_cannot_hold_the_episodes(tmp_path):
     spec = episodes.EpisodeSpec(ways=2, shots=1, queries=1)
     with pytest.raises(SpecError, match="no field of uint8 images"):
         compile_shards(series(spec, store=plain), out, 5, payload="images")
-    for name in ("Labels", "a/b"):
-        odd = MemoryStore({name: values}, names, splits={"w": {"train": ["a", "b"]}})
+    for name, others in (("Labels", ()), ("a/b", ()), ("MASK", ("mask",))):
+        fields = dict.fromkeys((*others, name), values)
+        odd = MemoryStore(fields, names, splits={"w": {"train": ["a", "b"]}})
         with pytest.raises(SpecError, match=f"field '{name}' cannot be named so in a tar file"):
             compile_shards(series(spec, store=odd), out, 5)
     with pytest.raises(SpecError, match="count=0: give 1 or more"):

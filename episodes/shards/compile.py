@@ -67,9 +67,13 @@ class CompileWork:
                 "payload=rows: rows of distractor classes have no label, and so no quarter turn that a reader could know; "
                 "use payload=arrays, or leave distractors or rotations out"
             )
+        taken = {"labels"}  # in small letters: some readers know no others
         for name in self.fields if self.payload != "rows" else ():
-            if name.lower() == "labels" or not name.isprintable() or "/" in name:
-                raise SpecError(f"field '{name}' cannot be named so in a tar file, where labels are; use payload=rows")
+            if name.lower() in taken or not name.isprintable() or "/" in name:
+                raise SpecError(
+                    f"field '{name}' cannot be named so in a tar file, beside {', '.join(sorted(taken))}; use payload=rows"
+                )
+            taken.add(name.lower())
         if self.payload == "images" and not any(map(is_picture, self.series.fields.values())):
             raise SpecError("payload=images: the store has no field of uint8 images; use payload=arrays")
 
