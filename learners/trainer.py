@@ -148,6 +148,9 @@ class Trainer:
             torch.manual_seed(stream_key("rank", config.seed, self.step, ranks.rank()) >> 1)
         log = MetricsLog(self.run if ranks.rank() == 0 else None, self.step)
         note, begin = "", time.perf_counter()
+        if self.step < config.steps:
+            train.series[_position(train)]  # kernels are compiled or loaded here, once, and not while a step is timed
+        warm = time.perf_counter() - begin
         with log:
             while self.step < config.steps:
                 values = self._step(train)
@@ -163,7 +166,8 @@ class Trainer:
                 progress(self.step, config.steps, f"loss {values['loss']:.3f}  data {100 * self.data_share:.1f} %  {note}")
                 if stopped:
                     break
-            log.write("time", self.step, {"seconds": time.perf_counter() - begin, "data_share": self.data_share})
+            spent = {"seconds": time.perf_counter() - begin, "warm_seconds": warm}
+            log.write("time", self.step, {**spent, "data_share": self.data_share})
         state = ranks.first(lambda: checkpoint.load(self.run / BEST, self.method))
         self.learner.load_state_dict(state["learner"])
         return validate(self.learner)
