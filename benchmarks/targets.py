@@ -1,6 +1,6 @@
 """Every target of speed and memory, measured in one run: what ``make benchmark`` prints.
 
-    python benchmarks/targets.py [--quick] [--only GROUP] [--json] [-o targets.png]
+    python benchmarks/targets.py [--quick] [--only GROUP] [--json FILE] [-o targets.png]
 
 Ratios are medians of rounds in which all ways are measured in turns (see `episodes.bench`); a target is met or not met by
 them alone. Synthetic stores are written to a temporary folder and removed. ``--quick`` takes less than a minute and is good
@@ -46,7 +46,7 @@ class Row:
         return self.value / self.target if self.least else self.target / max(self.value, 1e-9)
 
 
-GROUPS: dict[str, Callable[[delivery.Run], list[tuple[object, ...]]]] = {
+GROUPS: dict[str, Callable[[delivery.Run], delivery.Rows]] = {
     "drawing": work.drawing,
     "gather": delivery.gathers,
     "small": delivery.small,
@@ -69,7 +69,7 @@ def main() -> int:
     parser.add_argument(
         "--clock", choices=("wall", "cpu"), default="wall", help="cpu: by processor time, on a busy machine"
     )
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, help="file to write, one JSON object")
     parser.add_argument("-o", "--output", type=Path, help="picture to write, .png")
     given = parser.parse_args()
     rows = []
@@ -77,14 +77,15 @@ def main() -> int:
         run = delivery.Run(folder=Path(folder), quick=given.quick, clock=given.clock)
         for name in given.only or GROUPS:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            for made in GROUPS[name](run):
-                rows.append(row := Row(**dict(zip(("name", "value", "target", "unit", "least"), made, strict=False))))
+            for title, value, *bound in GROUPS[name](run):
+                names = ("target", "unit", "least")
+                rows.append(row := Row(name=title, value=float(value), **dict(zip(names, bound, strict=False))))
                 print(f"  {row.name}: {row.value:.3g} {row.unit}", file=sys.stderr, flush=True)
     about = machine() | {"quick": given.quick, "clock": given.clock}
+    print(table(rows, about, run.notes))
     if given.json:
-        print(json.dumps({"about": about, "targets": [asdict(row) | {"met": row.met} for row in rows], "notes": run.notes}))
-    else:
-        print(table(rows, about, run.notes))
+        found = {"about": about, "targets": [asdict(row) | {"met": row.met} for row in rows], "notes": run.notes}
+        given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if given.output:
         title = f"Share of each target (1 is met); {described(about)}"
         picture(title, {row.name: row.share for row in rows}, "").save(given.output)

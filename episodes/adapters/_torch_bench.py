@@ -23,31 +23,35 @@ def from_numpy(array: NDArray[Any]) -> Tensor:
     return torch.from_numpy(array)
 
 
-class Images(Dataset[Tensor]):
-    """Samples of an array in memory, one by one."""
+class Images(Dataset[tuple[Tensor, int]]):
+    """Samples of an array in memory, one by one, each with its class."""
 
-    def __init__(self, array: NDArray[Any]) -> None:
-        self._array = array
+    def __init__(self, array: NDArray[Any], owners: list[int]) -> None:
+        self._array, self._owners = array, owners
 
     def __len__(self) -> int:
         return len(self._array)
 
-    def __getitem__(self, row: int) -> Tensor:
-        """One sample, over the array's memory."""
-        return torch.from_numpy(self._array[row, ...] if self._array.ndim > 1 else self._array[row : row + 1])
+    def __getitem__(self, row: int) -> tuple[Tensor, int]:
+        """One sample, over the array's memory, and its class."""
+        image = self._array[row] if self._array.ndim > 1 else self._array[row : row + 1]
+        return torch.from_numpy(image), self._owners[row]
 
 
 @contextmanager
-def loader(array: NDArray[Any], episodes: Iterator[list[int]], workers: int) -> Iterator[Iterator[Tensor]]:
+def loader(
+    array: NDArray[Any], owners: list[int], episodes: Iterator[list[int]], workers: int
+) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
     """Batches of one episode each, stacked by the default collation; worker processes stay and end with the context.
 
     Args:
         array: [rows, ...] samples.
+        owners: class of each row.
         episodes: rows of each episode; the batch sampler.
         workers: processes.
     """
     batches: Any = DataLoader(
-        Images(array),
+        Images(array, owners),
         batch_sampler=episodes,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -60,13 +64,13 @@ def loader(array: NDArray[Any], episodes: Iterator[list[int]], workers: int) -> 
             iterator._shutdown_workers()  # else they stay for as long as anything refers to the iterator
 
 
-def run(batches: Iterator[Tensor], consume: Callable[[Any, int], None] | None) -> Callable[[int], int]:
+def run(batches: Iterator[tuple[Tensor, Tensor]], consume: Callable[[Any, int], None] | None) -> Callable[[int], int]:
     """So many batches as a case of `episodes.bench`."""
 
     def take(calls: int) -> int:
         rows = 0
         for _ in range(calls):
-            images = next(batches)
+            images, _ = next(batches)
             rows += len(images)
             if consume is not None:
                 consume(images, 1)

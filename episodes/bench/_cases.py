@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from episodes.bench import Case, Message, Settings
-from episodes.bench._loops import PLANS, Array, Consume, Sizes, as_is, numpy_loop, row_lists
+from episodes.bench._loops import PLANS, Array, Consume, Sizes, as_is, numpy_loop, owners, row_lists
 from episodes.classes import Int
 from episodes.errors import ConfigError
 from episodes.protocols import FieldSpec, Places, SampleStore
@@ -66,8 +66,10 @@ def build(series: SampledEpisodes, settings: Settings, stack: ExitStack) -> Made
     if torch:  # first, so that their processes are forked before there are threads
         from episodes.adapters import _torch_bench
 
+        labels = owners(series.classes, store.num_rows)
         for workers in settings.workers:
-            batches = stack.enter_context(_torch_bench.loader(array, row_lists(series.classes, sizes), workers))
+            wanted = row_lists(series.classes, sizes)
+            batches = stack.enter_context(_torch_bench.loader(array, labels, wanted, workers))
             run = _torch_bench.run(batches, consume)
             loaders.append(Case(name=f"DataLoader, {_workers(workers)}", role="loader", run=run))
     cases = [

@@ -109,6 +109,14 @@ def row_lists(classes: ClassIndex, sizes: Sizes) -> Iterator[list[int]]:
         yield np.concatenate(draw(totals)).tolist()
 
 
+def owners(classes: ClassIndex, num_rows: int) -> list[int]:
+    """Class of each row, as people keep it beside their images; 0 for rows of other splits."""
+    out = np.zeros(num_rows, np.int64)
+    for position, number in enumerate(classes.ids.tolist()):
+        out[classes.rows(position)] = number
+    return out.tolist()
+
+
 def as_is(array: Array) -> Array:
     """The array itself, where there is no torch."""
     return array
