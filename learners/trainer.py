@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from episodes.adapters.pytorch import to_torch
+from episodes.adapters.pytorch import DeviceStream, prefetch, resident, to_torch
 from episodes.episode import Episode
 from episodes.errors import CheckpointError, ConfigError, StreamError
 from episodes.rng import stream_key
@@ -23,6 +23,7 @@ from learners.fabric import make_fabric
 from learners.metrics import MetricsLog
 from learners.report import Report
 
+TrainStream = Stream[Episode[NDArray[Any]]] | DeviceStream[Episode[Tensor]]
 LAST, BEST = "last.ckpt", "best.ckpt"
 
 
@@ -47,6 +48,13 @@ class TrainConfig:
     precision: str = field(default="32-true", metadata={"help": "32-true, bf16-mixed, 16-mixed, ..."})
     workers: int | None = field(
         default=None, metadata={"help": "threads that make episodes ahead  [default: 1 with an accelerator, 0 on the CPU]"}
+    )
+    data: Literal["auto", "host", "prefetch", "resident"] = field(
+        default="auto",
+        metadata={
+            "help": "where episodes are made: host; there, and copied ahead to the device (prefetch); on the device, which "
+            "holds the split (resident); auto: prefetch with an accelerator, else host"
+        },
     )
 
     def __post_init__(self) -> None:
@@ -122,9 +130,22 @@ class Trainer:
         """Threads of the stream: as configured, else one where an accelerator leaves the CPU free."""
         return int(self.fabric.device.type != "cpu") if self.config.workers is None else self.config.workers
 
+    def stream(self, series: Any) -> TrainStream:
+        """The episodes of `series` for `fit`, made where the configuration says; close it after use.
+
+        Raises:
+            StreamError: the split does not fit on the device, or cannot be made there (``data="resident"``).
+        """
+        kind, device = self.config.data, self.fabric.device
+        if kind == "resident":
+            return resident(series, device)
+        if kind == "prefetch" or (kind == "auto" and device.type != "cpu"):
+            return prefetch(series, device, workers=self.workers)
+        return Stream(series, workers=self.workers)
+
     def fit(
         self,
-        train: Stream[Episode[NDArray[Any]]],
+        train: TrainStream,
         validate: Callable[[nn.Module], Report],
         *,
         resume: bool = False,
@@ -177,7 +198,7 @@ class Trainer:
         """Share of the steps' time, since `fit` began, between asking for an episode and having it on the device."""
         return self._waited / self._seconds if self._seconds else 0.0
 
-    def _step(self, train: Stream[Episode[NDArray[Any]]]) -> dict[str, float]:
+    def _step(self, train: TrainStream) -> dict[str, float]:
         """One outer step: the mean loss over a meta-batch, its gradient, an update."""
         begin, index, each = time.perf_counter(), _position(train), self.config.meta_batch // ranks.world()
         self.learner.train()
@@ -188,7 +209,7 @@ class Trainer:
         with self._statistics.step():
             for _ in range(each):
                 asked = time.perf_counter()
-                episode = to_torch(next(train), self.fabric.device)
+                episode = next(train) if isinstance(train, DeviceStream) else to_torch(next(train), self.fabric.device)
                 totals["data_seconds"] += time.perf_counter() - asked
                 with self._statistics.episode():
                     loss, values = self._loss(episode)
@@ -219,7 +240,7 @@ class Trainer:
         if self.fabric.device.type == "cuda":  # or what is left of this step would look like waiting for the next data
             torch.cuda.synchronize(self.fabric.device)
 
-    def _check_length(self, train: Stream[Episode[NDArray[Any]]]) -> None:
+    def _check_length(self, train: TrainStream) -> None:
         """Refuse a series that ends within the training."""
         length, left = getattr(train.series, "length", None), self.config.steps - self.step
         needed = _position(train) + left * self.config.meta_batch
@@ -229,7 +250,7 @@ class Trainer:
                 f"series has {length} (lower steps or meta_batch, or take a policy without end)"
             )
 
-    def _validated(self, report: Report, train: Stream[Episode[NDArray[Any]]]) -> bool:
+    def _validated(self, report: Report, train: TrainStream) -> bool:
         """Keep the parameters if they are the best so far; True when patience is over."""
         if report.mean > self.best:
             self.best, self.best_step, self.worse = report.mean, self.step, 0
@@ -238,7 +259,7 @@ class Trainer:
             self.worse += 1
         return self.config.patience is not None and self.worse >= self.config.patience
 
-    def _save(self, name: str, train: Stream[Episode[NDArray[Any]]]) -> None:
+    def _save(self, name: str, train: TrainStream) -> None:
         state = {
             "method": self.method,
             "learner": self.learner.state_dict(),
@@ -252,7 +273,7 @@ class Trainer:
         }
         ranks.first(lambda: checkpoint.save(self.run / name, state))
 
-    def _resume(self, train: Stream[Episode[NDArray[Any]]]) -> None:
+    def _resume(self, train: TrainStream) -> None:
         state = ranks.first(lambda: checkpoint.load(self.run / LAST, self.method))
         train.load_state_dict(state["stream"])
         self.learner.load_state_dict(state["learner"])
@@ -262,6 +283,6 @@ class Trainer:
         torch.set_rng_state(state["generator"])
 
 
-def _position(train: Stream[Episode[NDArray[Any]]]) -> int:
+def _position(train: TrainStream) -> int:
     """The index that comes next over all ranks."""
     return int(train.state_dict()["next_index"])

@@ -186,7 +186,6 @@ CONFIG = TrainConfig(steps=12, validate_every=4, checkpoint_every=3, lr=0.01, ac
 
 def train(run, config=CONFIG, *, resume=False, seed=0, stop=None):
     run.mkdir(exist_ok=True)
-    stream = episodes.Stream(episodes.sample(WORLD, "train", SPEC, seed=seed))
     series = episodes.sample(WORLD, "test", SPEC, length=5)
 
     def progress(step, steps, note):
@@ -194,6 +193,7 @@ def train(run, config=CONFIG, *, resume=False, seed=0, stop=None):
             raise KeyboardInterrupt
 
     trainer = Trainer(learner(), "protonet", config, run)
+    stream = trainer.stream(episodes.sample(WORLD, "train", SPEC, seed=seed))
     report = trainer.fit(stream, lambda m: evaluate(m, series, method="protonet"), resume=resume, progress=progress)
     return report, trainer
 
@@ -212,6 +212,12 @@ def test_a_resumed_run_has_the_losses_of_an_uninterrupted_one(tmp_path, stop):
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     whole, cut = (checkpoint.load(tmp_path / run / "last.ckpt", "protonet")["learner"] for run in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_run_does_not_depend_on_where_its_episodes_are_made(tmp_path):
+    for data in ("host", "prefetch", "resident"):
+        train(tmp_path / data, replace(CONFIG, data=data))
+    assert losses(tmp_path / "prefetch") == losses(tmp_path / "resident") == losses(tmp_path / "host")
 
 
 def test_a_meta_batch_averages_its_episodes(tmp_path):
