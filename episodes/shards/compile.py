@@ -174,7 +174,7 @@ def compile_shards(
         make_shards(work, partial, missing, workers, progress, engine)
         if shared:
             return None
-        manifest = _manifest(work, partial)
+        manifest = _manifest(work, partial, read=False)
         making.finish()
     return manifest
 
@@ -199,7 +199,7 @@ def finish_shards(
     if not making.partial.exists():
         raise StoreError(f"no unfinished compile at {making.partial}; make its shards first")
     with making.open(overwrite=False, resume=True) as partial:
-        manifest = _manifest(work, partial)
+        manifest = _manifest(work, partial, read=True)
         making.finish()
     return manifest
 
@@ -279,26 +279,34 @@ def write_stream(
     """Write episodes from `start` on as one tar archive, without end or `count` of them.
 
     Raises:
-        SpecError: as `CompileWork`.
+        SpecError: as `CompileWork`; `start` is beyond the series.
+        StoreError: the disk behind `file` is full, or it cannot be written.
         BrokenPipeError: the reader has closed the pipe.
     """
     most = 2**63 if series.length is None else series.length - start
+    if most < 1:
+        raise SpecError(f"start={start} is beyond this series of {series.length} episodes")
     work = CompileWork(series=series, count=start + min(most, most if count is None else count), payload=payload)
-    with Stream(series, start=start, workers=workers) as stream:
-        for episode in stream:
-            if episode.index >= work.count:
-                break
-            for _, pieces in records(series, work.fields, payload, [episode]):
-                file.writelines(pieces)
-        file.write(END)
-        file.flush()
+    try:
+        with Stream(series, start=start, workers=workers) as stream:
+            for episode in stream:
+                if episode.index >= work.count:
+                    break
+                for _, pieces in records(series, work.fields, payload, [episode]):
+                    file.writelines(pieces)
+            file.write(END)
+            file.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StoreError(f"cannot write the stream: {error.strerror}") from error
 
 
-def _manifest(work: CompileWork, partial: Path) -> ShardManifest:
-    """Check that every shard is whole, and write the manifest."""
+def _manifest(work: CompileWork, partial: Path, *, read: bool) -> ShardManifest:
+    """Check that every shard is whole, and write the manifest; `read`: with their hashes, unless these were just taken."""
     shards = []
     for number in range(work.num_shards):
-        shard = _made(work, partial, number)
+        shard = _made(work, partial, number, read=read)
         if shard is None:
             raise StoreError(f"shard {number} of {work.num_shards} is not made yet (make it with --shards {number})")
         shards.append(shard)
@@ -316,9 +324,9 @@ def _manifest(work: CompileWork, partial: Path) -> ShardManifest:
     return manifest
 
 
-def _made(work: CompileWork, partial: Path, number: int) -> EpisodeShard | None:
+def _made(work: CompileWork, partial: Path, number: int, *, read: bool = True) -> EpisodeShard | None:
     """The shard, if it is whole and noted as one of this work."""
-    shard, indices = note_of(partial, number), work.indices(number)
+    shard, indices = note_of(partial, number, read=read), work.indices(number)
     return shard if shard is not None and (shard.first, shard.episodes) == (indices[0], len(indices)) else None
 
 
