@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,17 @@ class EpisodeShards:
     def __getitem__(self, index: int) -> Episode[NDArray[Any]]:
         """Episode `index`, in arrays of its own."""
         return self.block([index], Arena())[0]
+
+    def class_names(self, index: int) -> list[str]:
+        """Names of the classes of episode `index`, in order of their labels; variants carry their turn."""
+        shard, k = self._place(index)
+        at, end = shard.index.begins[k : k + 2].tolist()
+        while at < end and (member := read_header(shard.data, at, shard.where)):
+            if member.name.endswith(".plan.json"):
+                names: list[str] = json.loads(bytes(shard.data[member.start : member.start + member.size]))["class_names"]
+                return names
+            at = member.end
+        raise ShardCorrupt(f"{shard.where}: episode {index} has no plan")
 
     def view(self, index: int) -> Episode[NDArray[Any]]:
         """Episode `index` in read-only arrays over the mapped file: nothing is copied, and nothing read until it is used.
