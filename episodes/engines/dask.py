@@ -60,6 +60,9 @@ def _client(address: str | None, workers: int | None) -> Any:
         if address is None:
             silent = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
             return Client(n_workers=workers, threads_per_worker=1, processes=True, **silent)
-        return Client(scheduler_file=address) if address.endswith(".json") else Client(address)
+        if not address.endswith(".json"):
+            return Client(address)
+        Path(address).stat()  # Dask itself would wait for it without end
+        return Client(scheduler_file=address)
     except (OSError, ValueError) as error:
         raise ConfigError(f"address: no Dask scheduler at {address} ({error})") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from episodes.engines._apart import look_again, run_apart
 from episodes.errors import ConfigError, EpisodesError, StoreError
 
 RETRIES: Final = 5  # of one task, where its worker or machine died
+_ANSWERS_S: Final = 10
 _QUEUED: Final = 1024  # tasks the cluster is given at a time: an autoscaler sees the demand, and waiting stays cheap
 
 
@@ -69,12 +71,25 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    place = address or os.environ.get("RAY_ADDRESS", "")
+    _check_answers(place)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports to no one
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ConfigError(f"address: no Ray cluster at {address or os.environ.get('RAY_ADDRESS')} ({error})") from error
+        raise ConfigError(f"address: no Ray cluster at '{place}' ({error})") from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(place: str) -> None:
+    """Refuse a ``host:port`` at which nothing listens; Ray itself would try for many minutes."""
+    host, _, port = place.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_ANSWERS_S).close()
+    except OSError as error:
+        raise ConfigError(f"address: no Ray cluster at '{place}' ({error})") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def _image(columns: Mapping[str, NDArray[Any]]) -> tuple[bytes, dict[str, int]]:
     # Built in memory: a shard is small by design, its hash is needed anyway, and a full disk is then met by a plain
     # write with a plain error. The oldest file version keeps bytes the same across HDF5 releases.
     file = h5py.File(
-        "shard",
+        f"shard-{threading.get_ident()}",  # not written down; two threads may not have the same one open
         "w",
         driver="core",
         backing_store=False,
