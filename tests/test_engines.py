@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from worlds import TellingReader
 
 import episodes
+from cli.main import main
 from episodes import plugins
 from episodes.engines import local
 from episodes.engines._apart import run_apart
@@ -21,7 +23,6 @@ from episodes.errors import ConfigError, PluginNotFound, ReaderError, StoreError
 from episodes.ingest import ingest
 from episodes.ingest._apart import Recipe
 from episodes.partial import ATTEMPT, Making
-from episodes.readers import glyphs
 from episodes.shards.compile import compile_shards, finish_shards
 from episodes.store.manifest import Skipped
 
@@ -30,7 +31,6 @@ COUNTS = [5, 9, 7, 6, 8]
 SMALL = 200  # bytes a shard of a store: a few rows
 SHARD = 1 << 18  # bytes of episode shards: 4 episodes or so
 EPISODES = 120
-GLYPHS = glyphs.Options(alphabets=4)
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
@@ -132,21 +132,35 @@ def test_a_ray_cluster_that_loses_a_worker_and_a_node_makes_the_same_set(cluster
     assert len(seen) == len(episodes.open_shards(tmp_path / "a").manifest.shards)
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-c", "from cli.main import main; main()", *map(str, arguments)]
+SCRIPT = """
+import sys
+from functools import partial
+from pathlib import Path
+import episodes, test_engines as t
+from episodes.engines import local
+from episodes.shards.compile import compile_shards
+series = episodes.sample(episodes.open(sys.argv[1]), "all", episodes.EpisodeSpec(ways=5, shots=1, queries=15), seed=3)
+{}
+"""
+
+
+def process(glyphs_store: Path, out: Path, statements: str) -> subprocess.Popen[str]:
+    """A process that has the series and then does `statements`."""
+    code, path = SCRIPT.format(statements), os.pathsep.join([str(TESTS), *sys.path])
+    return subprocess.Popen(
+        [sys.executable, "-c", code, glyphs_store, out], env={**os.environ, "PYTHONPATH": path}, text=True
+    )
 
 
 @pytest.mark.slow
 def test_a_killed_driver_is_gone_on_with(cluster, ray_run, series, whole, glyphs_store, tmp_path):
     out, folder = tmp_path / "a", tmp_path / "a.partial"
-    script = (
-        "import sys; from pathlib import Path; from functools import partial; import episodes, test_engines as t;"
-        "from episodes.engines import ray; from episodes.shards.compile import compile_shards;"
-        "s = episodes.sample(episodes.open(sys.argv[1]), 'all', episodes.EpisodeSpec(ways=5, shots=1, queries=15), seed=3);"
-        "run = t.slowed(partial(ray.run, address=sys.argv[3]));"
-        "compile_shards(s, Path(sys.argv[2]), t.EPISODES, shard_bytes=t.SHARD, engine=run)"
+    driver = process(
+        glyphs_store,
+        out,
+        f"from episodes.engines import ray; run = t.slowed(partial(ray.run, address={cluster.address!r}));"
+        "compile_shards(series, Path(sys.argv[2]), t.EPISODES, shard_bytes=t.SHARD, engine=run)",
     )
-    driver = subprocess.Popen([sys.executable, "-c", script, glyphs_store, out, cluster.address], env=os.environ)
     while len(list(folder.glob("shard-*.json"))) < 3:
         assert driver.poll() is None
         time.sleep(0.01)
@@ -213,19 +227,32 @@ def test_dask_makes_the_same_set_and_store_when_a_worker_is_killed(series, whole
 
 
 @pytest.mark.slow
-def test_parts_made_at_once_by_processes_are_joined(glyphs_store, tmp_path):
-    common = ("compile", glyphs_store, "--split", "all", "--count", 60, "--shard-mb", 1)
-    subprocess.run(command(*common, "-o", tmp_path / "whole"), check=True, stdout=subprocess.DEVNULL)
+def test_parts_made_at_once_by_processes_are_joined(glyphs_store, series, whole, tmp_path):
+    num = sum(name.endswith(".tar") for name in whole)
     parts = [
-        subprocess.Popen(command(*common, "-o", tmp_path / "a", "--shards", part), stderr=subprocess.PIPE, text=True)
-        for part in ("2/3", "0/3", "1/3", "0")
-    ]
-    for part in parts:
-        _, said = part.communicate()
-        assert part.returncode == 0, said
-        assert "join all of them with --finish" in said
+        range(num // 2, num),
+        range(num // 2),
+        range(3),
+    ]  # the last makes again, at the same time, what the second makes
+    made = "compile_shards(series, Path(sys.argv[2]), t.EPISODES, shard_bytes=t.SHARD, only={}, engine=t.slowed(local.run))"
+    processes = [process(glyphs_store, tmp_path / "a", made.format(part)) for part in parts]
+    assert [one.wait() for one in processes] == [0, 0, 0]
     assert not (tmp_path / "a").exists()
-    subprocess.run(command(*common, "-o", tmp_path / "a", "--finish"), check=True, stdout=subprocess.DEVNULL)
+    finish_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD)
+    assert bytes_of(tmp_path / "a") == whole
+
+
+def cli(*arguments: object) -> Result:
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_the_command_makes_parts_and_joins_them(glyphs_store, tmp_path):
+    common = ("compile", glyphs_store, "--split", "all", "--count", 60, "--shard-mb", 1)
+    assert cli(*common, "-o", tmp_path / "whole").exit_code == 0
+    for part in ("2/3", "0/3", "1", "1/3"):
+        result = cli(*common, "-o", tmp_path / "a", "--shards", part)
+        assert (result.exit_code, f"shards {part} made; join all of them with --finish" in result.output) == (0, True)
+    assert cli(*common, "-o", tmp_path / "a", "--finish").exit_code == 0
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "whole")
 
 
@@ -414,11 +441,7 @@ def test_no_scheduler_of_dask_is_refused(tmp_path):
     ],
 )
 def test_wrong_options_are_one_line(glyphs_store, tmp_path, options, words):
-    from click.testing import CliRunner
-
-    from cli.main import main
-
-    result = CliRunner().invoke(main, ["compile", str(glyphs_store), "-o", str(tmp_path / "a"), *options])
+    result = cli("compile", glyphs_store, "-o", tmp_path / "a", *options)
     assert result.exit_code == 2
     assert words in result.output
     assert list(tmp_path.iterdir()) == []
