@@ -201,6 +201,25 @@ def test_a_changed_value_is_named_by_episode_field_and_row(tmp_path):
     assert f"episode {shard.first + 1}: field 'image' of row {index.rows[rows + 2]}, place 2," in what
 
 
+def test_a_distractor_may_be_a_turn_of_its_class(tmp_path):
+    """Its turn is not written down: without the series its values are not known, but those of the classes are."""
+    spec = episodes.EpisodeSpec(ways=1, shots=1, queries=0, unlabeled=1, distractors=1)
+    one = compiled(tmp_path / "s", series(spec, rotations=True), 30, shard_bytes=1 << 20)
+    assert found(tmp_path / "s", store=one.store) == found(tmp_path / "s", series=one) == []
+    index = ShardIndex.from_npy((tmp_path / "s" / "shard-00000.index.npy").read_bytes())
+    whole = (tmp_path / "s" / "shard-00000.tar").read_bytes()
+    hidden = index.labels[:3].tolist().index(-1)
+    for place, given_, seen in (
+        (0, {"store": one.store}, True),
+        (hidden, {"store": one.store}, False),
+        (hidden, {"series": one}, True),
+    ):
+        changed = bytearray(whole)
+        changed[512 + 128 + 16 * place + 9] ^= 1
+        forged(tmp_path / "s", tar=bytes(changed))
+        assert bool(found(tmp_path / "s", **given_)) is seen
+
+
 # A set that is wrong and says that it is right.
 
 
