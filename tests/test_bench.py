@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+from contextlib import ExitStack
 from multiprocessing import active_children
 from pathlib import Path
 
@@ -104,22 +105,41 @@ def test_the_loop_by_hand_draws_the_episodes_it_is_compared_with():
     sizes = _loops.Sizes.of(one)
     assert sizes.same == (3, 1, 5)
     array, seen = np.arange(one.store.num_rows), []
-    rows = _loops.numpy_loop(array, one.classes, sizes, _loops.as_is, lambda images, n: seen.append((images.tolist(), n)))(
-        4
-    )
-    assert rows == 4 * 15
-    assert [n for _, n in seen] == [0, 1] * 4
-    for (support, _), (query, _) in zip(seen[::2], seen[1::2], strict=True):
-        owner = [np.searchsorted(one.classes.starts, part, side="right") - 1 for part in (support, query)]
-        assert len(set(support + query)) == 15
-        assert len(set(owner[0].tolist())) == 3
-        assert owner[1].tolist() == np.repeat(owner[0], 4).tolist()
+    consume = lambda images, n: seen.append((images.tolist(), n))  # noqa: E731
+    assert _loops.numpy_loop(array, one.classes, sizes, _loops.as_is, consume)(4) == 4 * 15
+    assert [n for _, n in seen] == [1] * 4
+    for drawn, _ in seen:
+        owner = np.searchsorted(one.classes.starts, drawn, side="right") - 1
+        assert len(set(drawn)) == 15
+        assert len(set(owner[::5].tolist())) == 3
+        assert owner.tolist() == np.repeat(owner[::5], 5).tolist()
     varying = series(ways="2..4", shots="1..3 per class", queries=2)
     sizes = _loops.Sizes.of(varying)
     assert sizes.same is None
     plans = [varying.plan(i) for i in range(20)]
     done = _loops.numpy_loop(array, varying.classes, sizes, _loops.as_is, None)(20)
     assert done == sum(len(plan.support) + len(plan.query) for plan in plans)
+
+
+@pytest.mark.parametrize("block", [None, 4])
+@pytest.mark.parametrize("consumed", [False, True])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"ways": 3, "shots": 1, "queries": 4},
+        {"ways": "2..4", "shots": "1..3 per class", "queries": 2, "unlabeled": 1, "distractors": 1},
+    ],
+)
+def test_a_stream_is_credited_with_the_rows_it_gave_and_consumed_once(spec, consumed, block):
+    one, seen = series(**spec), []
+    plans = [one.plan(i) for i in range(6 * (block or 1))]
+    wanted = sum(len(plan.support) + len(plan.query) + len(plan.unlabeled) for plan in plans)
+    consume = (lambda images, n: seen.append((len(images), n))) if consumed else None
+    with ExitStack() as stack:
+        assert _cases.stream_case(one, "image", block, 0, consume, stack).run(6) == wanted
+    if consumed:
+        assert sum(n for _, n in seen) == len(plans)
+        assert sum(num for num, _ in seen) == wanted
 
 
 def test_kernel_take_and_memcpy_give_the_rows_they_say():

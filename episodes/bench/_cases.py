@@ -144,12 +144,13 @@ def stream_case(
         rows = 0
         for _ in range(calls):
             episodes = item()
-            rows += sum(line[-1] - line[0] for line in episodes.offsets)
+            begin, end = episodes.offsets[:3, 0].tolist(), episodes.offsets[:3, -1].tolist()
+            rows += sum(end) - sum(begin)
             if consume is not None:
-                for line in episodes.offsets:
-                    images = episodes.fields[field][line[0] : line[-1]]
+                for part in range(3):
+                    images = episodes.fields[field][begin[part] : end[part]]
                     if len(images):
-                        consume(images, len(episodes) if line is episodes.offsets[1] else 0)
+                        consume(images, len(episodes) if part == 1 else 0)
         return rows
 
     run = blocks if block else fixed_and_dropped if fixed and consume is None else one_by_one
@@ -216,10 +217,15 @@ def _consumer(settings: Settings, field: FieldSpec) -> Consume | None:
         from episodes.adapters import _torch_bench
 
         return _torch_bench.product(field)
-    count, begin = 200_000, time.perf_counter()
-    _spin(count)
-    turns = max(1, round(_PYTHON_S * count / (time.perf_counter() - begin)))
+    turns = max(1, round(_PYTHON_S / min(_turn_s() for _ in range(9))))
     return lambda images, episodes: _spin(turns * episodes)
+
+
+def _turn_s() -> float:
+    """Seconds of a turn; the least of some, for others may use the machine."""
+    begin = time.perf_counter()
+    _spin(20_000)
+    return (time.perf_counter() - begin) / 20_000
 
 
 def _spin(turns: int) -> None:

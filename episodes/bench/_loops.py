@@ -61,10 +61,9 @@ def numpy_loop(
         def fixed(calls: int) -> int:
             for _ in range(calls):
                 images = array[np.stack(draw([total] * ways))]
-                episode = wrap(images[:, :shots]), labels[0], wrap(images[:, shots:]), labels[1]
+                _ = wrap(images[:, :shots]), labels[0], wrap(images[:, shots:]), labels[1]
                 if consume is not None:
-                    consume(episode[0].reshape(-1, *array.shape[1:]), 0)
-                    consume(episode[2].reshape(-1, *array.shape[1:]), 1)
+                    consume(images.reshape(-1, *array.shape[1:]), 1)
             return calls * ways * total
 
         return fixed
