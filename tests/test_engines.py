@@ -17,8 +17,7 @@ from worlds import TellingReader
 import episodes
 from cli.main import main
 from episodes import plugins
-from episodes.engines import local
-from episodes.engines._apart import run_apart
+from episodes.engines import local, run_apart
 from episodes.errors import ConfigError, PluginNotFound, ReaderError, StoreError
 from episodes.ingest import ingest
 from episodes.ingest._apart import Recipe
@@ -144,11 +143,14 @@ series = episodes.sample(episodes.open(sys.argv[1]), "all", episodes.EpisodeSpec
 """
 
 
-def process(glyphs_store: Path, out: Path, statements: str) -> subprocess.Popen[str]:
+def process(glyphs_store: Path, out: Path, statements: str, own_group: bool = False) -> subprocess.Popen[str]:
     """A process that has the series and then does `statements`."""
-    code, path = SCRIPT.format(statements), os.pathsep.join([str(TESTS), *sys.path])
     return subprocess.Popen(
-        [sys.executable, "-c", code, glyphs_store, out], env={**os.environ, "PYTHONPATH": path}, text=True
+        [sys.executable, "-c", SCRIPT.format(statements), glyphs_store, out],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "RAY_ADDRESS": "local"},
+        start_new_session=own_group,
+        stderr=subprocess.PIPE if own_group else None,
+        text=True,
     )
 
 
@@ -194,6 +196,15 @@ def interrupted(done: int, total: int) -> None:
 
 
 @pytest.mark.slow
+def test_the_command_runs_on_a_cluster(cluster, tmp_path):
+    common = ("ingest", "glyphs", "--alphabets", 3, "--shard-mb", 1)
+    assert cli(*common, tmp_path / "whole").exit_code == 0
+    result = cli(*common, tmp_path / "a", "--engine", "ray", "--address", cluster.address)
+    assert result.exit_code == 0, result.output
+    assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
 def test_an_interrupted_ray_compile_ends_and_is_gone_on_with_by_threads(ray_run, series, whole, tmp_path):
     import ray
 
@@ -201,6 +212,28 @@ def test_an_interrupted_ray_compile_ends_and_is_gone_on_with_by_threads(ray_run,
         compile_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD, engine=slowed(ray_run), progress=interrupted)
     assert not ray.is_initialized()
     compile_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD, workers=2, resume=True)
+    assert bytes_of(tmp_path / "a") == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_ctrl_c_reaches_all_processes_and_ends_with_one_error(glyphs_store, series, whole, tmp_path, engine):
+    pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
+    started = process(
+        glyphs_store,
+        tmp_path / "a",
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        f"from episodes.engines import {engine} as e;"
+        "compile_shards(series, Path(sys.argv[2]), t.EPISODES, shard_bytes=t.SHARD, engine=t.slowed(e.run), workers=2)",
+        own_group=True,
+    )
+    while not any((tmp_path / "a.partial").glob("shard-*.json")):
+        assert started.poll() is None
+        time.sleep(0.01)
+    os.killpg(started.pid, signal.SIGINT)  # as a terminal does
+    _, said = started.communicate(timeout=60)
+    assert (started.returncode, said.count("Traceback"), said.splitlines()[-1]) == (-signal.SIGINT, 1, "KeyboardInterrupt")
+    compile_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD, resume=True)
     assert bytes_of(tmp_path / "a") == whole
 
 

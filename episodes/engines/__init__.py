@@ -2,15 +2,25 @@
 
 An engine module defines ``run`` (see `Run`) and knows neither stores nor episodes: a task is given a folder and a number,
 and writes part `number` there, the note that it is whole (``.json``) last. Made again, a part is the same bytes; so a task
-may be lost, retried, or run twice at once.
+may be lost, retried, or run twice at once. `run_apart` calls it so in a process that may be killed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from tempfile import mkdtemp
+from typing import Final, Protocol
 
+from episodes.errors import StoreError
+from episodes.partial import ATTEMPT
+
+NOTE_SUFFIX: Final = ".json"
 Tick = Callable[[int], None]
 """Told how many episodes or samples more are done."""
 Task = Callable[[Path, int, Tick], object]
@@ -46,3 +56,54 @@ class Run(Protocol):
             StoreError: a part could not be made in spite of retries. What is whole stays.
         """
         ...
+
+
+def run_apart(task: Task, folder: Path, item: int) -> int:
+    """Make part `item` in a folder of this attempt, then move its files into `folder`, the note last.
+
+    A cluster that takes a machine for dead starts its task anew while it may still be running. Attempts never share a file,
+    and one whose folder was removed (`episodes.partial` does so before a folder is gone on with) can put nothing in place.
+
+    Returns:
+        The sum of the task's ticks.
+
+    Raises:
+        StoreError: this machine does not see `folder`, or cannot write to it.
+    """
+    host, done = socket.gethostname(), 0
+
+    def tick(amount: int) -> None:
+        nonlocal done
+        done += amount
+
+    if not folder.is_dir():
+        raise StoreError(f"machine {host} does not see {folder}; use a folder that all machines share, at one path")
+    try:
+        own = Path(mkdtemp(prefix=f"{ATTEMPT}{item:05d}-{host}-{os.getpid()}-", dir=folder))
+    except OSError as error:
+        raise StoreError(f"machine {host} cannot write to {folder}: {error.strerror}") from error
+    try:
+        task(own, item, tick)
+        for path in sorted(own.iterdir(), key=lambda path: path.suffix == NOTE_SUFFIX):
+            path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    return done
+
+
+def look_again(folder: Path) -> None:
+    """See what others have put in `folder`: network file systems remember for a while that a file was absent."""
+    os.listdir(folder)  # noqa: PTH208 - opening the folder asks the server
+
+
+@contextmanager
+def spared_by_ctrl_c() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, though a terminal sends it to all: who started them ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Collection
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from episodes.engines import Task, Tick
-from episodes.engines._apart import look_again, run_apart
+from episodes.engines import Task, Tick, look_again, run_apart, spared_by_ctrl_c
 from episodes.errors import ConfigError, StoreError
 
 
@@ -59,7 +59,9 @@ def _client(address: str | None, workers: int | None) -> Any:
     try:
         if address is None:
             silent = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
-            return Client(n_workers=workers, threads_per_worker=1, processes=True, **silent)
+            resource_tracker.ensure_running()  # started later, it would let signals through again
+            with spared_by_ctrl_c():
+                return Client(n_workers=workers, threads_per_worker=1, processes=True, **silent)
         if not address.endswith(".json"):
             return Client(address)
         Path(address).stat()  # Dask itself would wait for it without end

@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from episodes.engines import Task, Tick
-from episodes.engines._apart import look_again, run_apart
+from episodes.engines import Task, Tick, look_again, run_apart, spared_by_ctrl_c
 from episodes.errors import ConfigError, EpisodesError, StoreError
 
 RETRIES: Final = 5  # of one task, where its worker or machine died
@@ -75,7 +74,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     _check_answers(place)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here reports to no one
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with spared_by_ctrl_c():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(f"address: no Ray cluster at '{place}' ({error})") from error
     try:
