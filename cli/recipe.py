@@ -17,7 +17,7 @@ from episodes.count import Count
 from episodes.errors import ConfigError, near
 from episodes.selection import Selection
 from episodes.spec import COUNTS, EpisodeSpec, Relation
-from episodes.transforms import Transform
+from episodes.transforms import Transform, delivery
 from learners.trainer import TrainConfig
 
 if sys.version_info >= (3, 11):
@@ -105,12 +105,7 @@ class EpisodeTable(Selection):
 
     def delivery(self) -> dict[str, Transform]:
         """Field -> how its images reach the learner, where that is not as they are stored: nothing random."""
-        chosen = {one.field: {name: getattr(one, name) for name in DELIVERY} for one in self.all_transforms()}
-        made = {name: Transform(field=name, **values) for name, values in chosen.items()}
-        return {name: one for name, one in made.items() if one != Transform(field=name)}
-
-
-DELIVERY = ("stored", "layout", "dtype", "mean", "std")  # what a learner's input depends on, of a transform
+        return delivery(self.all_transforms())
 
 
 def default_counts(sampler: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ that is delivered and normalised on the device is what float32 delivery gives.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -213,6 +213,15 @@ def _numbers(name: str, values: Any, low: float, high: float) -> tuple[float, ..
     if isinstance(values, str) or not isinstance(values, (Sequence, np.ndarray)):
         raise ConfigError(f"{name}: expected a list of numbers, got {values!r}")
     return tuple(_number(name, value, low, high) for value in values)
+
+
+def delivery(transforms: Iterable[Transform]) -> dict[str, Transform]:
+    """Field -> how its images are delivered, where that is not as they are stored: nothing random."""
+    made = {one.field: Transform(**{name: getattr(one, name) for name in _DELIVERED}) for one in transforms}
+    return {name: one for name, one in made.items() if one != Transform(field=name)}
+
+
+_DELIVERED = ("field", "stored", "layout", "dtype", "mean", "std")
 
 
 def quarter_turn(images: NDArray[Any], turns: Int) -> None:

@@ -18,12 +18,14 @@ from matplotlib.figure import Figure
 
 import episodes
 from episodes.picture import draw
+from episodes.shards.images import is_picture
+from episodes.shards.read import EpisodeShards
 from episodes.stream.series import SampledEpisodes
 from learners import metrics
 from learners.report import Report
 
 
-def render(run: Path, recipe: str, results: Sequence[Report], series: Sequence[SampledEpisodes]) -> str:
+def render(run: Path, recipe: str, results: Sequence[Report], series: Sequence[SampledEpisodes | EpisodeShards]) -> str:
     """HTML with every picture inside.
 
     Args:
@@ -93,9 +95,15 @@ def _svg(figure: Figure) -> str:
     return text[text.index("<svg") :]
 
 
-def _episode(series: SampledEpisodes) -> str:
-    """Episode 0 as a data URL; as transformed, but for normalisation and layout."""
+def _episode(series: SampledEpisodes | EpisodeShards) -> str | None:
+    """Episode 0 as a data URL; as transformed, but for normalisation and layout. None: shards that hold no pixels."""
     buffer = io.BytesIO()
-    pixels = replace(series, transforms=tuple(replace(one.pixels, layout="chw") for one in series.transforms))
-    draw(pixels[0], series.class_names(0)).save(buffer, format="png")
+    if isinstance(series, EpisodeShards):
+        shown = [name for name, spec in series.fields.items() if is_picture(spec)]
+        if not shown:
+            return None
+        draw(series[0], series.class_names(0), field=shown[0]).save(buffer, format="png")
+    else:
+        pixels = replace(series, transforms=tuple(replace(one.pixels, layout="chw") for one in series.transforms))
+        draw(pixels[0], series.class_names(0)).save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

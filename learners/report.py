@@ -15,10 +15,10 @@ from torch import nn
 from episodes.adapters.pytorch import to_torch
 from episodes.spec import EpisodeSpec
 from episodes.stream.mixture import MixedEpisodes
-from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
 from learners import functional, ranks
 from learners.audit import EPISODES, Audit, audit, merged
+from learners.origin import Episodes, origins
 from learners.protocol import MetaLearner, adapted
 
 
@@ -88,7 +88,7 @@ def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float]:
 
 def evaluate(
     learner: MetaLearner,
-    series: SampledEpisodes | MixedEpisodes,
+    series: Episodes,
     *,
     method: str,
     source: str = "",
@@ -103,7 +103,7 @@ def evaluate(
 
     Args:
         learner: an ``nn.Module``.
-        series: of a stated length. A mixture is scored as a whole; for a number a source, evaluate its sources.
+        series: of a stated length, or shards. A mixture is scored as a whole; for a number a source, evaluate its sources.
         method: name for the report.
         source: name of the store for the report, where there are several.
         device: where the learner is.
@@ -114,7 +114,7 @@ def evaluate(
     Raises:
         SpecError: the method cannot learn from such episodes.
     """
-    parts = list(series.sources.values()) if isinstance(series, MixedEpisodes) else [series]
+    parts = origins(series)
     for part in parts:
         learner.require(part.spec)
     module = cast(nn.Module, learner)
@@ -128,7 +128,7 @@ def evaluate(
     finally:
         module.train(mode)
     mean, interval = mean_and_interval(values)
-    names = {name for part in parts for name in part.classes.names}
+    names = frozenset[str]().union(*(part.class_names for part in parts))
     return Report(
         method=method,
         metric="accuracy",
@@ -136,12 +136,12 @@ def evaluate(
         interval95=interval,
         per_episode=values,
         spec=parts[0].spec,
-        split=" + ".join(dict.fromkeys(part.classes.split for part in parts)),
-        sampler=parts[0].sampler.name,
-        seed=series.seed,
-        rotations=any(part.classes.variants.any() for part in parts),
+        split=" + ".join(dict.fromkeys(part.split for part in parts)),
+        sampler=parts[0].sampler,
+        seed=series.seed if isinstance(series, MixedEpisodes) else parts[0].seed,
+        rotations=any(part.rotations for part in parts),
         fingerprint=series.fingerprint,
-        store_fingerprint=" + ".join(part.store.fingerprint for part in parts),
+        store_fingerprint=" + ".join(part.store for part in parts),
         source=source or (" + ".join(series.sources) if isinstance(series, MixedEpisodes) else ""),
         seen_classes=len(names & set(trained_on)),
         batch_norm=learner.batch_norm,
@@ -154,7 +154,7 @@ def evaluate(
 @torch.no_grad()
 def _scores(
     learner: MetaLearner,
-    series: SampledEpisodes | MixedEpisodes,
+    series: Episodes,
     length: int,
     device: torch.device | str,
     progress: Callable[[int, int], None],

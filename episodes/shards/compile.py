@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -33,6 +33,7 @@ from episodes.stream.buffers import Arena, Arenas
 from episodes.stream.own import name_of
 from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
+from episodes.transforms import delivery
 
 SHARD_BYTES: Final = 64 << 20
 _AT_ONCE_BYTES: Final = 4 << 20  # of values gathered in one call
@@ -342,6 +343,7 @@ def describe(work: CompileWork) -> dict[str, Any]:
         "sampler": {"name": series.sampler.name, "version": series.sampler.version, "options": str(options)},
         "seed": series.seed,
         "transforms": [str(transform) for transform in series.transforms],
+        "delivery": {name: asdict(transform) for name, transform in delivery(series.transforms).items()},
         "class_names": sorted({series.classes.name(i) for i in range(len(series.classes))}),
         **({} if series.then is None else {"then": name_of(series.then)}),
         **({} if work.recipe is None else {"recipe": dict(work.recipe)}),
