@@ -1,123 +1,146 @@
-"""Episode shards in place of a store: trained on and scored, with the numbers that the store gives."""
+"""compile, stream and verify from the command line: what is printed, every refusal, and pipes."""
 
+import hashlib
+import io
 import json
-from pathlib import Path
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
 
 import numpy as np
 import pytest
-from test_cli import SHORT, other_store, refused, run  # noqa: F401 - a fixture
+from test_cli import refused, run
 
 import episodes
+from episodes.shards.manifest import MANIFEST
 
-COUNTS = ("--ways", 6, "--shots", 1, "--queries", 3)
-FEW = ("--test-ways", 3, "--test-queries", 3)
-
-
-@pytest.fixture(scope="module")
-def made(glyphs_store, tmp_path_factory) -> Path:
-    """Runs on a store and on shards of the same episodes, and shards to score them with."""
-    out = tmp_path_factory.mktemp("shards")
-    for split, options in (("train", COUNTS), ("val", ("--ways", 3, "--queries", 3)), ("test", ("--ways", 3, "--seed", 5))):
-        count = 4 if split == "train" else 200 if split == "val" else 20
-        run("compile", glyphs_store, "--split", split, *options, "--count", count, "-o", out / f"{split}.shards")
-    flags = ("--steps", 4, "--validate-every", 2, "--width", 8, "--accelerator", "cpu", *FEW)
-    run("train", "protonet", glyphs_store, "-o", out / "store", *COUNTS, *flags)
-    run("train", "protonet", out / "train.shards", "--validate-on", glyphs_store, "-o", out / "shards", *flags)
-    run("train", "protonet", out / "train.shards", "--validate-on", out / "val.shards", "-o", out / "both", *flags)
-    return out
+SPEC = ("--ways", 3, "--shots", 1, "--queries", 2)
+PROGRAM = [sys.executable, "-c", "from cli.main import main; main()"]
 
 
-def lines(directory, kind):
-    found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {k: v for k, v in line.items() if "seconds" not in k and k != "data_share"}
-        for line in found
-        if line["kind"] == kind
-    ]
+@pytest.fixture
+def made(glyphs_store, tmp_path):
+    """A set of two shards."""
+    run("compile", glyphs_store, *SPEC, "--count", 200, "--shard-mb", 1, "-o", tmp_path / "s")
+    return tmp_path / "s"
 
 
-def test_training_on_shards_is_training_on_their_episodes(made):
-    for name in ("shards", "both"):
-        assert lines(made / name, "train") == lines(made / "store", "train")
-        assert lines(made / name, "val") == lines(made / "store", "val")
-    data = json.loads((made / "shards" / "data.json").read_text())
-    shards = episodes.open_shards(made / "train.shards")
-    assert (data["content"], data["split"]) == (shards.manifest.content, "glyphs/train")
-    assert data["classes"] == sorted(json.loads((made / "store" / "data.json").read_text())["classes"])
-    assert "store" not in json.loads((made / "both" / "data.json").read_text())
-    recipe = (made / "shards" / "recipe.toml").read_text()
-    assert "ways = 6" in recipe or 'ways = "6"' in recipe
+def test_compile_prints_the_size_and_the_hash_of_the_set(made):
+    shards = episodes.open_shards(made)
+    text = run("compile", "--help").stdout
+    assert "hash of the set" in text
+    assert shards.length == 200
+    assert len(shards.manifest.shards) == 2
+    assert {path.suffix for path in made.iterdir()} == {".tar", ".npy", ".json"}
 
 
-def test_scores_on_shards_are_those_of_the_store(made, glyphs_store):
-    run("evaluate", made / "store", "--ways", 3, "--seed", 5, "--episodes", 20, "-o", made / "a")
-    text = run("evaluate", made / "store", "--shards", made / "test.shards", "-o", made / "b").stdout
-    assert "protonet 3-way 1-shot on glyphs/test: accuracy" in text
-    assert "SEEN" not in text
-    one, two = (json.loads((made / f"{name}.json").read_text())["results"][0] for name in "ab")
-    assert one.pop("seconds") != two.pop("seconds")
-    assert one == two
-    assert "data:image/png" in (made / "b.html").read_text()
+def test_a_set_is_replaced_resumed_and_refused(made, glyphs_store, tmp_path):
+    args = ("compile", glyphs_store, *SPEC, "--count", 200, "--shard-mb", 1, "-o", made)
+    assert "exists; give --overwrite to replace it" in refused(*args)
+    before = (made / MANIFEST).read_bytes()
+    assert episodes.open_shards(made).manifest.content in run(*args, "--resume").stdout
+    assert (made / MANIFEST).read_bytes() == before
+    assert "was compiled from other episodes" in refused(*args, "--resume", "--seed", 2)
+    run(*args, "--overwrite", "--seed", 2)
+    assert episodes.open_shards(made).manifest.about["seed"] == 2
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("kept")
+    assert "is not replaced" in refused(*args[:-1], tmp_path / "folder", "--overwrite")
+    assert (tmp_path / "folder" / "mine").read_text() == "kept"
 
 
-def test_runs_on_shards_are_evaluated(made, glyphs_store):
-    args = ("--shards", made / "test.shards", "--json", "-o", made / "c", "--overwrite")
-    results = [json.loads(run("evaluate", made / name, *args).stdout)["results"][0] for name in ("store", "shards", "both")]
-    for result in results:
-        np.testing.assert_array_equal(result["per_episode"], results[0]["per_episode"])
-    text = run("evaluate", made / "both", "--shards", made / "train.shards", "-o", made / "d").stdout
-    assert f"{len(episodes.open_shards(made / 'train.shards').manifest.about['class_names'])} CLASSES SEEN" in text
-    assert run("evaluate", made / "shards", "--episodes", 5, "-o", made / "e").stdout
-    assert "was trained on episode shards; give --store, or --shards" in refused(
-        "evaluate", made / "both", "-o", made / "f"
-    )
+def test_shards_made_apart_are_joined(made, glyphs_store, tmp_path):
+    args = ("compile", glyphs_store, *SPEC, "--count", 200, "--shard-mb", 1, "-o", tmp_path / "apart")
+    assert "make its shards first" in refused(*args, "--finish")
+    assert "join all of them with --finish" in run(*args, "--shards", "1").stderr
+    assert "shard 0 of 2 is not made yet (make it with --shards 0)" in refused(*args, "--finish")
+    run(*args, "--shards", "0..0")
+    assert "leave --shards out" in refused(*args, "--finish", "--shards", "0")
+    run(*args, "--finish")
+    for path in made.iterdir():
+        assert (tmp_path / "apart" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_payload_rows_is_scored_with_its_store(made, glyphs_store, other_store):
-    run("compile", glyphs_store, "--split", "test", "--ways", 3, "--seed", 5, "--count", 20, "--payload", "rows",
-        "-o", made / "rows.shards")  # fmt: skip
-    args = ("--shards", made / "rows.shards", "--json", "-o", made / "g", "--overwrite")
-    wanted = run("evaluate", made / "store", "--shards", made / "test.shards", "--json", "-o", made / "h").stdout
-    for options in ((), ("--store", glyphs_store)):
-        got = run("evaluate", made / "store", *args, *options).stdout
-        assert json.loads(got)["results"][0]["per_episode"] == json.loads(wanted)["results"][0]["per_episode"]
-    assert "was compiled from store" in refused("evaluate", made / "store", *args, "--store", other_store)
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--shards", "a..b"), "shards: expected numbers as 3..7 or 3"),
+        (("--shards", "5"), "shard 5 is not in 0..0"),
+        (("--shards", "4/3"), "the parts of 3 are 0..3|the parts of 3"),
+        (("--shards", "0", "--overwrite"), "makers of single shards work side by side"),
+        (("--payload", "images", "--transform", "flip=true"), "leave transforms out, or use payload=arrays"),
+        (("--payload", "rows", "--rotations", "--distractors", "1", "--unlabeled", "1"), "no quarter turn"),
+        (("--mix", "x.store"), "No such option"),
+        (("--count", "0"), "0 is not in the range"),
+        (("--split", "nope"), "nope"),
+        (("--ways", "9999"), "classes"),
+    ],
+)
+def test_a_compile_is_refused_in_one_line_and_leaves_nothing(glyphs_store, tmp_path, args, words):
+    text = refused("compile", glyphs_store, "--count", 4, "-o", tmp_path / "s", *args)
+    assert any(word in text for word in words.split("|"))
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_refused(made, glyphs_store, tmp_path):
-    train, out = made / "train.shards", tmp_path / "run"
-    base = ("train", "protonet", train, "-o", out)
-    assert "give --validate-on with a store, or shards" in refused(*base, *SHORT[:4])
-    given = (*base, "--validate-on", glyphs_store, "--validate-every", 2, "--accelerator", "cpu")
-    assert "holds 4 episodes; 5 steps of 1 take 5 (compile more" in refused(*given, "--steps", 5)
-    assert "holds 4 episodes; 2 steps of 3 take 6" in refused(*given, "--steps", 2, "--meta-batch", 3)
-    assert "are compiled already; leave --ways out" in refused(*given, "--steps", 2, "--ways", 3)
-    assert "leave --transform out" in refused(*given, "--steps", 2, "--transform", "flip=true")
-    assert "leave --validate-on out" in refused("train", "protonet", glyphs_store, "-o", out, "--validate-on", glyphs_store)
-    leaky = refused("train", "protonet", made / "test.shards", "--validate-on", glyphs_store, "-o", out, "--steps", 2)
-    assert "is in training split 'glyphs/test' and in test split 'glyphs/test'" in leaky
-    assert not out.exists()
-    score = ("evaluate", made / "store", "-o", tmp_path / "r")
-    assert "leave --seed out" in refused(*score, "--shards", made / "test.shards", "--seed", 3)
-    assert "no episode shards at" in refused(*score, "--shards", tmp_path / "none")
-    assert "is no manifest of episode shards" in refused(*score, "--shards", glyphs_store)
+@pytest.mark.parametrize("payload", ["arrays", "images", "rows"])
+def test_a_stream_is_the_same_tar(payload, glyphs_store, tmp_path):
+    args = (glyphs_store, *SPEC, "--payload", payload)
+    run("compile", *args, "--count", 7, "-o", tmp_path / "s")
+    tar = (tmp_path / "s" / "shard-00000.tar").read_bytes()
+    assert run("stream", *args, "--count", 7).stdout_bytes == tar
+    assert run("stream", *args, "--count", 7, "--workers", 2).stdout_bytes == tar
+    later = run("stream", *args, "--start", 5, "--count", 2).stdout_bytes
+    with tarfile.open(fileobj=io.BytesIO(later)) as archive:
+        assert {name.partition(".")[0] for name in archive.getnames()} == {"000000005", "000000006"}
 
 
-def test_shards_deliver_images_as_in_training(made, glyphs_store, tmp_path):
-    look = ("--transform", "mean=[0.5]", "--transform", "std=[0.5]")
-    run("compile", glyphs_store, "--split", "test", "--ways", 3, "--count", 6, *look, "-o", tmp_path / "t.shards")
-    text = refused("evaluate", made / "store", "--shards", tmp_path / "t.shards", "-o", tmp_path / "r")
-    assert "give both the same layout, dtype, mean and std" in text
-    run("compile", glyphs_store, "--split", "train", *COUNTS, "--count", 4, *look, "-o", tmp_path / "u.shards")
-    run("train", "protonet", tmp_path / "u.shards", "--validate-on", glyphs_store, "-o", tmp_path / "run", "--steps", 4,
-        "--validate-every", 2, "--width", 8, "--accelerator", "cpu", *FEW)  # fmt: skip
-    run("evaluate", tmp_path / "run", "--shards", tmp_path / "t.shards", "-o", tmp_path / "s")
-    assert json.loads((tmp_path / "s.json").read_text())["results"][0]["episodes"] == 6
+@pytest.mark.slow
+def test_closing_the_pipe_ends_an_endless_stream_without_a_word(glyphs_store):
+    args = [*PROGRAM, "stream", str(glyphs_store), *map(str, SPEC)]
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+            member = next(iter(archive))
+            images = np.load(io.BytesIO(archive.extractfile(member).read()))
+        process.stdout.close()
+        said = process.stderr.read()
+        assert process.wait(60) == 0
+    series = episodes.sample(episodes.open(glyphs_store), "train", episodes.EpisodeSpec(ways=3, shots=1, queries=2))
+    assert np.array_equal(images[:3], series[0].support.fields["image"])
+    assert said == b""
 
 
-def test_training_on_shards_is_resumed(made, glyphs_store, tmp_path):
-    run("compile", glyphs_store, *COUNTS, "--count", 8, "-o", tmp_path / "t.shards")
-    args = ("train", "protonet", tmp_path / "t.shards", "--validate-on", glyphs_store, "-o", tmp_path / "run")
-    run(*args, "--steps", 8, "--validate-every", 4, "--width", 8, "--accelerator", "cpu", *FEW)
-    assert "validation: protonet" in run(*args, "--resume").stdout
-    assert "leave these out" in refused(*args, "--resume", "--steps", 9)
+@pytest.mark.skipif(shutil.which("tar") is None or shutil.which("awk") is None, reason="no tar or awk here")
+def test_other_programs_read_the_pipe(glyphs_store, tmp_path):
+    streamed = run("stream", glyphs_store, *SPEC, "--count", 3, "--payload", "rows").stdout_bytes
+    names = subprocess.run(["tar", "-t"], input=streamed, capture_output=True, check=True).stdout.decode().split()
+    assert names == [f"00000000{i}.plan.json" for i in range(3)]
+    plans = subprocess.run(["tar", "-xO"], input=streamed, capture_output=True, check=True).stdout
+    program = 'BEGIN { RS = "}" } match($0, /"class_names":\\[[^]]*\\]/) { print substr($0, RSTART + 15, RLENGTH - 16) }'
+    printed = subprocess.run(["awk", program], input=plans, capture_output=True, check=True).stdout.decode().splitlines()
+    series = episodes.sample(episodes.open(glyphs_store), "train", episodes.EpisodeSpec(ways=3, shots=1, queries=2))
+    assert [json.loads(f"[{line}]") for line in printed] == [series.class_names(i) for i in range(3)]
+
+
+def test_a_terminal_is_refused(glyphs_store):
+    leader, follower = os.openpty()
+    args = [*PROGRAM, "stream", str(glyphs_store), "--count", "1"]
+    done = subprocess.run(args, stdout=follower, stderr=subprocess.PIPE, check=False)
+    os.close(follower)
+    os.close(leader)
+    assert done.returncode == 2
+    assert b"a terminal cannot show a tar stream" in done.stderr
+
+
+def test_verify_names_the_shard_and_mends_it(made, glyphs_store):
+    assert json.loads(run("verify", made, "--json").stdout)["faults"] == []
+    tar, whole = made / "shard-00001.tar", (made / "shard-00001.tar").read_bytes()
+    tar.write_bytes(whole[:1000] + bytes([whole[1000] ^ 1]) + whole[1001:])
+    found = run("verify", made, code=2)
+    assert "shard-00001.tar" in found.stdout
+    assert "give it with --store" in refused("verify", made, "--repair")
+    assert "a store is verified by itself" in refused("verify", glyphs_store, "--store", glyphs_store)
+    assert "made again: shard 1" in run("verify", made, "--store", glyphs_store, "--repair").stdout
+    assert hashlib.sha256(tar.read_bytes()).digest() == hashlib.sha256(whole).digest()
+    run("verify", made, "--store", glyphs_store)
