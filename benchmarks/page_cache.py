@@ -82,7 +82,7 @@ def touch(advice: int | None, shuffled: bool) -> Callable[[Path], None]:
 
     def run(store: Path) -> None:
         opened = episodes.open(store)
-        for one in opened._maps if advice is not None else ():
+        for one in opened._shards.maps if advice is not None else ():
             one.madvise(advice)
         rows = np.arange(opened.num_rows)
         rows = np.random.Generator(np.random.Philox(0)).permutation(rows) if shuffled else rows

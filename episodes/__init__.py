@@ -13,7 +13,6 @@ Importing this package is cheap: what compiles or maps is imported when it is fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from episodes.classes import ClassIndex
@@ -24,6 +23,7 @@ from episodes.spec import EpisodeSpec
 
 if TYPE_CHECKING:
     from episodes.protocols import SampleStore
+    from episodes.remote.place import Place, Remote
     from episodes.selection import Selection
     from episodes.shards.read import EpisodeShards
     from episodes.store.mapped import MappedStore
@@ -42,6 +42,7 @@ __all__ = [
     "EpisodeSpec",
     "EpisodesError",
     "Part",
+    "Remote",
     "SampledEpisodes",
     "Selection",
     "Stream",
@@ -51,18 +52,22 @@ __all__ = [
 ]
 
 
-def open(path: Path | str) -> MappedStore:  # noqa: A001 - episodes.open(...), as gzip.open and zipfile's kin
-    """Open a store for reading; takes milliseconds. See `episodes.store.mapped.MappedStore`."""
+def open(path: Place | str) -> MappedStore:  # noqa: A001 - episodes.open(...), as gzip.open and zipfile's kin
+    """Open a store for reading; takes milliseconds. See `episodes.store.mapped.MappedStore`.
+
+    Args:
+        path: its folder; its url (``s3://bucket/omniglot.store``); or a `Remote`, which has the settings of a url.
+    """
     from episodes.store.mapped import MappedStore
 
     return MappedStore(path)
 
 
-def open_shards(path: Path | str, store: SampleStore | None = None) -> EpisodeShards:
+def open_shards(path: Place | str, store: SampleStore | None = None) -> EpisodeShards:
     """Compiled episodes as a series: ``open_shards(path)[i]`` is episode i. See `episodes.shards.read.EpisodeShards`.
 
     Args:
-        path: the folder that `episodes compile` made.
+        path: the folder that `episodes compile` made; its url; or a `Remote`, which has the settings of a url.
         store: for payload ``rows``, the store that they were compiled from.
     """
     from episodes.shards.read import EpisodeShards
@@ -124,6 +129,10 @@ def sample(
 
 
 def __getattr__(name: str) -> Any:
+    if name == "Remote":
+        from episodes.remote.place import Remote
+
+        return Remote
     if name == "SampledEpisodes":
         from episodes.stream.series import SampledEpisodes
 

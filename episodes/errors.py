@@ -8,6 +8,7 @@
     ├── StoreError           a store cannot be written or opened
     │   ├── StoreCorrupt     a file of the store is not what its manifest says
     │   ├── ShardCorrupt     a file of episode shards is not what its manifest says
+    │   ├── CacheFull        what is in use of remote files fills the cache of this machine
     │   └── StoreVersion     the store was written in another format version
     ├── StreamError          a stream cannot be positioned, or was closed
     │   ├── StateMismatch    saved state belongs to other data; both values are shown
@@ -55,6 +56,10 @@ class StoreCorrupt(StoreError):
 
 class ShardCorrupt(StoreError):
     """A file of episode shards is not what its manifest says."""
+
+
+class CacheFull(StoreError):
+    """What is in use of remote files fills the cache of this machine; the message says how to make it larger."""
 
 
 class StoreVersion(StoreError):

@@ -8,7 +8,6 @@ import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -16,8 +15,9 @@ from numpy.typing import NDArray
 
 from episodes.classes import Int
 from episodes.episode import Episode, EpisodeBlock
-from episodes.errors import ShardCorrupt, SpecError, StateMismatch, StoreError
+from episodes.errors import CacheFull, ShardCorrupt, SpecError, StateMismatch, StoreError
 from episodes.protocols import FieldSpec, SampleStore
+from episodes.remote.place import Place, Remote, held, place
 from episodes.rng import check_word
 from episodes.shards.images import is_picture, read_picture
 from episodes.shards.manifest import MANIFEST, EpisodeShard, ShardManifest
@@ -54,7 +54,7 @@ class EpisodeShards:
     threads. Its fingerprint is that of the series, so a stream's state goes from one to the other.
 
     Args:
-        path: the folder.
+        path: the folder, or its url: shards are then fetched into the cache when they are first needed.
         store: for payload ``rows``, the store that the episodes were compiled from.
 
     Raises:
@@ -64,8 +64,8 @@ class EpisodeShards:
         ShardCorrupt: the manifest was altered; at access, a shard that is missing, cut short or damaged.
     """
 
-    def __init__(self, path: Path | str, store: SampleStore | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Place | str, store: SampleStore | None = None) -> None:
+        self.path = place(path)
         try:
             data = (self.path / MANIFEST).read_bytes()
         except (FileNotFoundError, NotADirectoryError):
@@ -196,9 +196,16 @@ class EpisodeShards:
         return self._shard(number), index - self.manifest.shards[number].first
 
     def _shard(self, number: int) -> _Open:
-        if number not in self._open:
-            self._open[number] = _opened(self.path, self.manifest.shards[number])
-        return self._open[number]
+        shard = self._open.get(number)
+        if shard is None:
+            about = self.manifest.shards[number]
+            try:
+                shard = _opened(self.path, about)
+            except CacheFull:  # what this series has in use may be what fills it
+                self._open.clear()
+                shard = _opened(self.path, about)
+            self._open[number] = shard
+        return shard
 
     def _fill(self, shard: _Open, k: int, fields: Mapping[str, NDArray[Any]], begin: list[int], end: list[int]) -> None:
         """Values of one episode into its places: by part, `begin` to `end` in the arrays of `fields`."""
@@ -256,14 +263,17 @@ def _turn(fields: Mapping[str, NDArray[Any]], labels: Int, variants: Int, offset
             quarter_turn(values, turns)
 
 
-def _opened(folder: Path, shard: EpisodeShard) -> _Open:
+def _opened(folder: Place, shard: EpisodeShard) -> _Open:
     """A shard, mapped, with its index."""
     path, index_path = folder / shard.file, folder / shard.index_file
     mend = f"compile again with --resume, or `episodes verify {folder} --repair`"
+    if isinstance(folder, Remote):
+        mend = "upload it again"
     try:
-        with path.open("rb") as file:
+        with held(path, shard.sha256, shard.size, ShardCorrupt) as file:
             data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        raw = index_path.read_bytes()
+        with held(index_path, shard.index_sha256, None, ShardCorrupt) as file:
+            raw = file.read()
     except (OSError, ValueError) as error:
         raise ShardCorrupt(f"{path} or its index cannot be read: {error} ({mend})") from error
     if len(data) != shard.size:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -16,9 +15,11 @@ from numpy.typing import NDArray
 from episodes.classes import ClassIndex, Int
 from episodes.errors import SpecError, StoreCorrupt, StoreError, near
 from episodes.protocols import FieldSpec, Places
-from episodes.store._cache import announce, available_bytes, expect_random, read_through
+from episodes.remote.place import Place, place
+from episodes.store._cache import announce, available_bytes, read_through
 from episodes.store._encoded import decode_rows
 from episodes.store._gather import gather
+from episodes.store._shards import MappedShards
 from episodes.store._verify import verify_store
 from episodes.store.manifest import CLASSES, DIGEST, KEY, MANIFEST, SPAN, Manifest
 from episodes.store.table import ClassTable
@@ -27,6 +28,7 @@ from episodes.store.table import ClassTable
 class MappedStore:
     """A store folder, opened for reading. Opening takes milliseconds and reads no sample.
 
+    At a url, its shards are fetched into the cache when rows of theirs are first read (`episodes.remote`).
     Reading through the HDF5 library costs 10 to 100 times a copy from the mapped file, so the
     library is not used: the manifest knows where each column begins. Safe for any number of threads.
 
@@ -36,37 +38,21 @@ class MappedStore:
         StoreCorrupt: a file is missing, has another size than the manifest says, or the manifest was altered.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Place | str) -> None:
+        self.path = place(path)
         self.manifest = Manifest.from_json(_read(self.path, MANIFEST), f"{self.path / MANIFEST}")
         listing = _read(self.path, CLASSES)
         if hashlib.sha256(listing).hexdigest() != self.manifest.classes_sha256:
             raise StoreCorrupt(f"{self.path / CLASSES} was altered: its hash is not the one in {MANIFEST}")
         self.table = ClassTable.from_json(listing)
-        self._maps = [self._map(shard.file, shard.size) for shard in self.manifest.shards]
-        self._files = [np.frombuffer(mapped, np.uint8) for mapped in self._maps]  # keeps the mapping alive
         room = available_bytes()
         # Where most reads will miss the page cache, rows are announced before they are read.
         self._misses = room is not None and self._bytes > room
-        for mapped in self._maps if self._misses else ():
-            expect_random(mapped)
+        self._shards = MappedShards(self.path, self.manifest, random=self._misses)
 
-    def __reduce__(self) -> tuple[Callable[..., MappedStore], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[Callable[..., MappedStore], tuple[Place, str]]:
         """A pickle is the path: another process on this machine maps the files anew."""
         return _opened_again, (self.path.absolute(), self.fingerprint)
-
-    def _map(self, name: str, size: int) -> mmap.mmap:
-        file = self.path / name
-        try:
-            with file.open("rb") as handle:
-                mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
-        except FileNotFoundError:
-            raise StoreCorrupt(f"{file} is missing; ingest the source again") from None
-        except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-            raise StoreCorrupt(f"{file} cannot be mapped ({error})") from error
-        if len(mapped) != size:
-            raise StoreCorrupt(f"{file} has {len(mapped)} bytes; the manifest says {size} (ingest the source again)")
-        return mapped
 
     @property
     def fields(self) -> Mapping[str, FieldSpec]:
@@ -108,10 +94,10 @@ class MappedStore:
         return {name: self._values(name, rows, None if out is None else out[name]) for name in names}
 
     def places(self, name: str) -> Places | None:
-        """Where the values of a field lie in memory; None where they must be read: encoded, or beyond what memory holds."""
-        if self._misses or name in self.manifest.encodings:
+        """Where the values of a field lie in memory; None where they must be read: encoded, not all here, or too large."""
+        if self._misses or self._shards.absent or name in self.manifest.encodings:
             return None
-        return Places(self._addresses[name], self.manifest.rows_per_shard)
+        return Places(self._shards.addresses[name], self.manifest.rows_per_shard)
 
     def _values(self, name: str, rows: Int, out: NDArray[Any] | None) -> NDArray[Any]:
         if name not in self.manifest.encodings:
@@ -125,7 +111,7 @@ class MappedStore:
                 "ingest the source again"
             )
 
-        decode_rows(self._images[name], *self._spans(name, rows), out, damaged)
+        decode_rows(self._shards.images[name], *self._spans(name, rows), out, damaged)
         return out
 
     def encoded(self, name: str, rows: Int) -> list[bytes] | None:
@@ -138,7 +124,7 @@ class MappedStore:
             return None
         shards, spans = self._spans(name, rows)
         return [
-            self._images[name][shard][start : start + length].tobytes()
+            self._shards.images[name][shard][start : start + length].tobytes()
             for shard, (start, length) in zip(shards.tolist(), spans.tolist(), strict=True)
         ]
 
@@ -148,7 +134,7 @@ class MappedStore:
         shards = rows // self.manifest.rows_per_shard
         if self._misses:
             begin = np.array([shard.offsets[name] for shard in self.manifest.shards])
-            announce(self._maps, shards, begin[shards] + spans[:, 0], spans[:, 1])
+            announce(self._shards.maps, shards, begin[shards] + spans[:, 0], spans[:, 1])
         return shards, spans
 
     def keys(self, rows: Int) -> list[str]:
@@ -162,11 +148,13 @@ class MappedStore:
     def _column(self, name: str, rows: Int, out: NDArray[Any] | None = None) -> NDArray[Any]:
         spec = self.manifest.columns[name]
         out = _array(name, spec, len(rows), out)
-        place = np.uint64(out.ctypes.data)
+        target = np.uint64(out.ctypes.data)
         rows = np.ascontiguousarray(rows, np.int64)
+        self._shards.need(rows)
         if self._misses:
             self._announce(name, spec, rows)
-        wrong = gather(self._addresses[name], self.manifest.rows_per_shard, self.num_rows, spec.row_bytes, rows, place)
+        addresses = self._shards.addresses[name]
+        wrong = gather(addresses, self.manifest.rows_per_shard, self.num_rows, spec.row_bytes, rows, target)
         if wrong != -1:
             raise StoreError(f"row {rows[wrong]} is not in 0..{self.num_rows - 1}")
         return out
@@ -175,29 +163,7 @@ class MappedStore:
         rows = rows[(rows >= 0) & (rows < self.num_rows)]
         shards, places = np.divmod(rows, self.manifest.rows_per_shard)
         begin = np.array([shard.offsets[name] for shard in self.manifest.shards])
-        announce(self._maps, shards, begin[shards] + places * spec.row_bytes, np.full(len(rows), spec.row_bytes))
-
-    @cached_property
-    def _addresses(self) -> dict[str, NDArray[np.uint64]]:
-        """column -> [shards] place of its first byte in memory."""
-        return {
-            name: np.array(
-                [
-                    file.ctypes.data + shard.offsets[name]
-                    for file, shard in zip(self._files, self.manifest.shards, strict=True)
-                ],
-                np.uint64,
-            )
-            for name in self.manifest.columns
-        }
-
-    @cached_property
-    def _images(self) -> dict[str, list[NDArray[np.uint8]]]:
-        """Encoded field -> by shard, the memory in which its images lie."""
-        return {
-            name: [file[shard.offsets[name] :] for file, shard in zip(self._files, self.manifest.shards, strict=True)]
-            for name in self.manifest.encodings
-        }
+        announce(self._shards.maps, shards, begin[shards] + places * spec.row_bytes, np.full(len(rows), spec.row_bytes))
 
     @property
     def _bytes(self) -> int:
@@ -214,8 +180,7 @@ class MappedStore:
         """
         room = available_bytes()
         wanted = self._bytes if room is None else min(self._bytes, room)
-        files = [self.path / shard.file for shard in self.manifest.shards]
-        return read_through(files, wanted, lambda done: progress(done, wanted))
+        return read_through(self._shards.files(), wanted, lambda done: progress(done, wanted))
 
     def verify(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
         """Read every byte and compare it with the hashes; ``progress(bytes done, bytes in all)`` is called on the way.
@@ -228,7 +193,7 @@ class MappedStore:
         verify_store(self, progress)
 
 
-def _opened_again(path: Path, fingerprint: str) -> MappedStore:
+def _opened_again(path: Place, fingerprint: str) -> MappedStore:
     """The store that was pickled, and no other that took its place."""
     store = MappedStore(path)
     if store.fingerprint != fingerprint:
@@ -251,14 +216,14 @@ def _array(name: str, spec: FieldSpec, rows: int, out: NDArray[Any] | None) -> N
     return out
 
 
-def _read(path: Path, name: str) -> bytes:
+def _read(path: Place, name: str) -> bytes:
     try:
         return (path / name).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         unfinished = path.with_name(path.name + ".partial")
         mend = (
             "an unfinished ingest is beside it: finish it with --resume"
-            if unfinished.exists()
+            if isinstance(unfinished, Path) and unfinished.exists()
             else "make one with `episodes ingest`"
         )
         raise StoreError(f"no store at {path} ({mend})") from None
