@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from episodes.errors import ConfigError
@@ -12,11 +11,12 @@ from episodes.errors import ConfigError
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable
     from episodes.protocols import SampleStore
+    from episodes.remote.place import Place
     from episodes.stream.mixture import MixedEpisodes
     from episodes.stream.series import SampledEpisodes
 
 
-def opened(store: Path, *tables: EpisodeTable) -> dict[Path, SampleStore]:
+def opened(store: Place, *tables: EpisodeTable) -> dict[Place, SampleStore]:
     """The store and every other that the tables name, each opened once."""
     import episodes
 
@@ -24,7 +24,7 @@ def opened(store: Path, *tables: EpisodeTable) -> dict[Path, SampleStore]:
     return {path: episodes.open(path) for path in paths}
 
 
-def each_series(table: EpisodeTable, store: Path, stores: Mapping[Path, SampleStore]) -> dict[str, SampledEpisodes]:
+def each_series(table: EpisodeTable, store: Place, stores: Mapping[Place, SampleStore]) -> dict[str, SampledEpisodes]:
     """Name of a source -> its episodes; the store of the command first.
 
     Raises:

@@ -9,19 +9,21 @@ import click
 
 from cli._engines import engine_of, engine_options
 from cli._options import episode_options
+from cli._places import made, path_or_url
 from cli._progress import bar
 from episodes.config import to_table
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable
+    from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
 
 EPISODES = 600  # of a set, where nothing else is said: the usual number of an evaluation
 
 
 @click.command("compile")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=path_or_url)
 @episode_options()
 @click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 600, or all of a finite policy]")
 @click.option(
@@ -40,11 +42,11 @@ EPISODES = 600  # of a set, where nothing else is said: the usual number of an e
     help="Make these shards only: 3..7, or part I of N parts, counted from 0; `--finish` joins what was made apart.",
 )
 @click.option("--finish", is_flag=True, help="Join the shards that `--shards` made.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Folder to make.")
+@click.option("-o", "--output", type=path_or_url, required=True, help="Folder to make, or its url.")
 @click.option("--overwrite", is_flag=True, help="Replace what is there, or start an unfinished compile over.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished compile.")
 def command(
-    store: Path,
+    store: Place,
     count: int | None,
     payload: Any,
     shard_mb: int,
@@ -53,7 +55,7 @@ def command(
     address: str | None,
     shards: str | None,
     finish: bool,
-    output: Path,
+    output: Place,
     overwrite: bool,
     resume: bool,
     **values: Any,
@@ -75,13 +77,15 @@ def command(
     if finish:
         if shards is not None:
             raise ConfigError("finish: --finish joins all shards; leave --shards out")
-        manifest = finish_shards(series, output, count, payload=payload, shard_bytes=size, recipe=recipe)
+        manifest = finish_shards(series, _shared(output), count, payload=payload, shard_bytes=size, recipe=recipe)
     else:
+        if shards is not None:
+            _shared(output)
         work = CompileWork(series=series, count=count, payload=payload, shard_bytes=size)
-        with bar("compile", "episodes") as progress:
-            made = compile_shards(
+        with made(output, overwrite=overwrite, resume=resume) as folder, bar("compile", "episodes") as progress:
+            compiled = compile_shards(
                 series,
-                output,
+                folder,
                 count,
                 payload=payload,
                 shard_bytes=size,
@@ -93,16 +97,16 @@ def command(
                 recipe=recipe,
                 progress=progress,
             )
-        if made is None:
+        if compiled is None:
             click.echo(f"{output}.partial: shards {shards} made; join all of them with --finish", err=True)
             return
-        manifest = made
+        manifest = compiled
     total = sum(shard.size for shard in manifest.shards)
     click.echo(f"{output}: {manifest.count} episodes, {len(manifest.shards)} shards, {total / 2**20:,.1f} MiB")
     click.echo(f"  content {manifest.content}")
 
 
-def one_series(store: Path, values: dict[str, Any]) -> tuple[EpisodeTable, SampledEpisodes]:
+def one_series(store: Place, values: dict[str, Any]) -> tuple[EpisodeTable, SampledEpisodes]:
     """What the episode options say, and the series of one store that they describe."""
     import episodes
     from cli.recipe import episode_table
@@ -111,6 +115,13 @@ def one_series(store: Path, values: dict[str, Any]) -> tuple[EpisodeTable, Sampl
     if table.sources:
         raise ConfigError("sources: episodes of one store are written; leave further stores out, or compile each")
     return table, table.series(episodes.open(store))
+
+
+def _shared(output: Place) -> Path:
+    """A folder that several makers can see."""
+    if not isinstance(output, Path):
+        raise ConfigError("output: shards made apart are joined in a folder; give a path, and upload with `episodes copy`")
+    return output
 
 
 def _numbers(text: str, num_shards: int) -> range:

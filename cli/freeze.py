@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
+from cli._places import path_or_url
 
 if TYPE_CHECKING:
     from episodes.protocols import SampleStore
+    from episodes.remote.place import Place
     from episodes.selection import Selection
 
 
 @click.command("freeze")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=path_or_url)
 @episode_options()
 @click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 600, or all of a finite policy]")
 @click.option("--runs", type=click.Path(path_type=Path), help="Omniglot's all_runs.zip: the 20 published one-shot runs.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="List to write, JSON lines.")
 @click.option("--overwrite", is_flag=True, help="Replace the list if it exists.")
-def command(store: Path, count: int | None, runs: Path | None, output: Path, overwrite: bool, **values: Any) -> None:
+def command(store: Place, count: int | None, runs: Path | None, output: Path, overwrite: bool, **values: Any) -> None:
     """Write episodes of STORE to a list and print its hash. The list says which classes it is over.
 
     \b

@@ -9,10 +9,12 @@ import click
 
 from cli._engines import ADDRESS, ENGINE, LOCAL, engine_of
 from cli._options import PluginGroup, build, from_dataclass, paragraphs
+from cli._places import made, path_or_url
 from cli._progress import bar
 from episodes import plugins
 
 if TYPE_CHECKING:
+    from episodes.remote.place import Place
     from episodes.store.manifest import Manifest
 
 COMMON = (
@@ -54,7 +56,7 @@ COMMON = (
 
 def _command(name: str) -> click.Command:
     module = plugins.find(plugins.READERS, name)
-    store = click.Argument(["store"], type=click.Path(path_type=Path))
+    store = click.Argument(["store"], type=path_or_url)
     source = click.Argument(["source"], type=click.Path(path_type=Path))
     arguments = [store] if module.SOURCE is None else [source, store]
     about = module.__doc__ or ""
@@ -86,10 +88,11 @@ def run(name: str, values: dict[str, Any]) -> None:
     module = plugins.find(plugins.READERS, name)
     options = build(module.Options, values)
     is_a = read_is_a(values["hierarchy"]) if values.get("hierarchy") else ()
-    with bar("ingest", "samples") as progress:
+    out, overwrite, resume = values["store"], values["overwrite"], values["resume"]
+    with made(out, overwrite=overwrite, resume=resume) as folder, bar("ingest", "samples") as progress:
         manifest = ingest(
             module.make(values.get("source"), options),
-            values["store"],
+            folder,
             options=options,
             is_a=is_a,
             encoding=values.get("encoding", "raw"),
@@ -99,18 +102,16 @@ def run(name: str, values: dict[str, Any]) -> None:
             engine=engine_of(values.get("engine", LOCAL), values.get("address")),
             skip_broken=values["skip_broken"],
             duplicates=values.get("duplicates", "warn"),
-            overwrite=values["overwrite"],
-            resume=values["resume"],
+            overwrite=overwrite,
+            resume=resume,
             progress=progress,
         )
-    click.echo(summary(values["store"]))
+    click.echo(summary(out))
     if manifest.skipped:
-        click.echo(
-            f"skipped {len(manifest.skipped)} broken samples; `episodes inspect {values['store']}` lists them", err=True
-        )
+        click.echo(f"skipped {len(manifest.skipped)} broken samples; `episodes inspect {out}` lists them", err=True)
 
 
-def summary(store: Path) -> str:
+def summary(store: Place) -> str:
     """What a store holds, in a few lines."""
     import episodes
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from cli._places import path_or_url
 from cli._progress import bar
 from cli.ingest import summary
 
+if TYPE_CHECKING:
+    from episodes.remote.place import Place
+
 
 @click.command("inspect")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=path_or_url)
 @click.option("--verify", is_flag=True, help="Read every byte and compare it with the hashes.")
 @click.option("--warm", is_flag=True, help="Read the store into memory (the page cache), as far as it fits.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(store: Path, verify: bool, warm: bool, as_json: bool) -> None:
+def command(store: Place, verify: bool, warm: bool, as_json: bool) -> None:
     """Show what is in STORE: classes, groups, splits, fields, skipped samples, fingerprint."""
     import episodes
 

@@ -9,7 +9,22 @@ from typing import IO, Any, TextIO
 import click
 
 import episodes
-from cli import bench, compile, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train, verify  # noqa: A004
+from cli import (
+    bench,
+    compile,  # noqa: A004
+    copy,
+    demo,
+    evaluate,
+    freeze,
+    ingest,
+    inspect,
+    plan,
+    show,
+    split,
+    stream,
+    train,
+    verify,
+)
 from episodes.errors import EpisodesError
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
@@ -85,7 +100,7 @@ def main() -> None:
     """
 
 
-for command in (bench, compile, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train, verify):
+for command in (bench, compile, copy, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train, verify):
     main.add_command(command.command)
 
 if __name__ == "__main__":

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli._options import episode_options
+from cli._places import path_or_url
 from cli._stores import joined
 from cli.plan import sampled
 from episodes.errors import ConfigError
 
+if TYPE_CHECKING:
+    from episodes.remote.place import Place
+
 
 @click.command("show")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=path_or_url)
 @episode_options(mix=True)
 @click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Which episode.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, .png.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
-def command(store: Path, index: int, output: Path, overwrite: bool, **values: Any) -> None:
+def command(store: Place, index: int, output: Path, overwrite: bool, **values: Any) -> None:
     """Draw an episode of STORE: one line a class, its support on the left and its queries on the right.
 
     Transforms are shown, but for normalisation and layout.

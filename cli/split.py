@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli._places import path_or_url
 from episodes.errors import ConfigError
+
+if TYPE_CHECKING:
+    from episodes.remote.place import Place
 
 
 @click.command("split")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=path_or_url)
 @click.option("--how", type=click.Choice(["near", "random", "far"]), default="random", show_default=True, help="Siblings "
               "divided, no regard, or whole subtrees apart.")  # fmt: skip
 @click.option("--shares", default="0.64,0.16,0.2", show_default=True, help="Shares of train,val,test.")
@@ -26,7 +30,7 @@ from episodes.errors import ConfigError
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file for `episodes ingest folder --splits`.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it exists.")
 def command(
-    store: Path,
+    store: Place,
     how: str,
     shares: str,
     roots: str | None,

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli._options import episode_options
+from cli._places import path_or_url
 from cli.compile import one_series
 from episodes.errors import ConfigError
 
+if TYPE_CHECKING:
+    from episodes.remote.place import Place
+
 
 @click.command("stream")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=path_or_url)
 @episode_options()
 @click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="Index of the first episode.")
 @click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: without end]")
 @click.option("--payload", type=click.Choice(["arrays", "images", "rows"]), default="arrays", show_default=True,
               help="As of `episodes compile`.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Threads that run ahead.")
-def command(store: Path, start: int, count: int | None, payload: Any, workers: int, **values: Any) -> None:
+def command(store: Place, start: int, count: int | None, payload: Any, workers: int, **values: Any) -> None:
     """Write episodes of STORE to standard output, as the tar of `episodes compile`, without end or --count of them.
 
     A reader that closes the pipe ends it.
