@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options, given
+from cli._places import path_or_url
 from cli._progress import bar
 from cli._stores import each_series, opened
 from episodes.errors import ConfigError, LeakageError
 
 if TYPE_CHECKING:
     from cli.recipe import Recipe
+    from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
     from learners.report import Report
 
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option(
-    "--store", type=click.Path(path_type=Path), help="Another store than the run was trained on, in place of all of those."
-)
+@click.option("--store", type=path_or_url, help="Another store than the run was trained on, in place of all of those.")
 @episode_options(shown=False, mix=True)
 @click.option("--episodes", type=int, help="Number of episodes.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the report if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(run: Path, store: Path | None, output: Path | None, overwrite: bool, as_json: bool, **values: Any) -> None:
+def command(run: Path, store: Place | None, output: Path | None, overwrite: bool, as_json: bool, **values: Any) -> None:
     """Score RUN: mean accuracy with its 95 % interval, and a leakage audit.
 
     Without episode options the settings in the run's recipe are used, and the reports written are RUN/report.json and
@@ -52,10 +52,11 @@ def command(run: Path, store: Path | None, output: Path | None, overwrite: bool,
 
 
 def evaluate(
-    run: Path, store: Path | None, output: Path, values: dict[str, Any], *, overwrite: bool, quiet: bool = False
+    run: Path, store: Place | None, output: Path, values: dict[str, Any], *, overwrite: bool, quiet: bool = False
 ) -> list[dict[str, Any]]:
     """Evaluate the settings of a run, or the one that `values` describe; write and print the reports."""
     from cli.recipe import DATA, TEST, episode_table, read
+    from episodes.remote.place import place
     from episodes.stream.mixture import shared_fields
     from learners import ranks, report
     from learners.fabric import make_fabric
@@ -74,7 +75,7 @@ def evaluate(
     if store is not None and not values.get("mix"):
         settings = tuple(replace(setting, sources=()) for setting in settings)
     replace(recipe, evaluate=settings)  # refused where inputs are delivered otherwise than in training
-    main = store or Path(trained["store"])
+    main = store or place(trained["store"])
     stores = opened(main, *settings)
     each = [each_series(setting, main, stores) for setting in settings]
     device = make_fabric(accelerator, "32-true").device

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import MIX, PluginGroup, episode_parameters, from_dataclass, given, paragraphs
+from cli._places import path_or_url
 from cli._progress import bar
 from cli._stores import each_series, joined, opened
 from episodes import plugins
@@ -20,6 +21,7 @@ from episodes.errors import ConfigError, EpisodesError, SpecError
 
 if TYPE_CHECKING:
     from cli.recipe import Recipe
+    from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
     from learners.report import Report
 
@@ -44,7 +46,7 @@ def _command(name: str) -> click.Command:
     return click.Command(
         name,
         params=[
-            click.Argument(["store"], type=click.Path(path_type=Path)),
+            click.Argument(["store"], type=path_or_url),
             *FLAGS,
             *episode_parameters(seed="Seed of the episodes and of the initial weights."),
             MIX,
@@ -140,7 +142,7 @@ def resolved(method: str, values: dict[str, Any]) -> Recipe:
     )
 
 
-def train(recipe: Recipe, store: Path, output: Path, *, resume: bool = False, overwrite: bool = False) -> Report:
+def train(recipe: Recipe, store: Place, output: Path, *, resume: bool = False, overwrite: bool = False) -> Report:
     """Train as `recipe` says; everything that can be refused is refused before `output` is made."""
     import torch
 
@@ -207,7 +209,7 @@ def _check_unseen(recipe: Recipe, training: SampledEpisodes) -> None:
             )
 
 
-def _about(sources: Mapping[str, SampledEpisodes], paths: Mapping[str, Path]) -> dict[str, Any]:
+def _about(sources: Mapping[str, SampledEpisodes], paths: Mapping[str, Place]) -> dict[str, Any]:
     """What a run is trained on: of the command's store, and of each where there are several."""
     each = [
         {
