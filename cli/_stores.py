@@ -20,7 +20,7 @@ def opened(store: Place, *tables: EpisodeTable) -> dict[Place, SampleStore]:
     """The store and every other that the tables name, each opened once."""
     import episodes
 
-    paths = dict.fromkeys([store, *(source.store for table in tables for source in table.sources)])
+    paths = dict.fromkeys([store, *(source.place for table in tables for source in table.sources)])
     return {path: episodes.open(path) for path in paths}
 
 
@@ -31,13 +31,13 @@ def each_series(table: EpisodeTable, store: Place, stores: Mapping[Place, Sample
         ConfigError: two stores of one name.
         SpecError: fields of the sources differ.
     """
-    paths = [store, *(source.store for source in table.sources)]
+    paths = [store, *(source.place for source in table.sources)]
     if len({path.stem for path in paths}) < len(paths):
         raise ConfigError(f"mix: stores need different names; got {', '.join(map(str, paths))}")
     series = {store.stem: table.series(stores[store])}
     for source in table.sources:
         own = table if source.split is None else replace(table, split=source.split)
-        series[source.store.stem] = own.series(stores[source.store])
+        series[source.place.stem] = own.series(stores[source.place])
     if table.sources:
         from episodes.stream.mixture import shared_fields
 
@@ -51,7 +51,7 @@ def joined(table: EpisodeTable, series: Mapping[str, SampledEpisodes]) -> Sample
 
     if not table.sources:
         return next(iter(series.values()))
-    weights = {source.store.stem: source.weight for source in table.sources}
+    weights = {source.place.stem: source.weight for source in table.sources}
     alike = set(weights.values()) == {1.0}
     own = {name: 1.0 for name in series if name not in weights}
     return MixedEpisodes(sources=series, weights={} if alike else own | weights, seed=table.seed, length=table.episodes)

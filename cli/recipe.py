@@ -27,6 +27,7 @@ else:
 
 if TYPE_CHECKING:
     from episodes.protocols import SampleStore
+    from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
 
 
@@ -34,16 +35,25 @@ if TYPE_CHECKING:
 class Source:
     """A store beside the one that a command names; each episode is of one of them."""
 
-    store: Path
+    store: str
+    """Path or url."""
     split: str | None = None
     """None: the split of the other episodes."""
     weight: float = 1.0
     """How often it is drawn from; the store of the command has 1."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "store", self.store.absolute())  # a run is resumed and evaluated from anywhere
+        # Absolute, for a run is resumed and evaluated from anywhere.
+        object.__setattr__(self, "store", str(self.place.absolute()))
         if self.weight < 0:
             raise ConfigError(f"weight: expected a number of 0 or more, got {self.weight}")
+
+    @property
+    def place(self) -> Place:
+        """Where the store is."""
+        from episodes.remote.place import place
+
+        return place(self.store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -616,12 +616,20 @@ def test_a_compile_whose_upload_fails_goes_on_with_resume(made, tmp_path, monkey
     assert not list((tmp_path / "cache" / "making").iterdir())
 
 
-def test_commands_take_urls(made, web):
+def test_commands_take_urls(made, web, tmp_path):
     url = f"{web.url}/t.store"
+    for folder in (web.folder, tmp_path):
+        ingest(TellingReader([20] * 12), folder / "u.store")
     for command in ("inspect", "plan"):
         one, two = run(command, url), run(command, made / "t.store")
         assert one.exit_code == 0, one.output
         assert one.output.replace(url, "X") == two.output.replace(str(made / "t.store"), "X")
+    mixed = [
+        run("plan", made / "t.store", "--count", 9, "--mix", other).output
+        for other in (f"{web.url}/u.store=2", tmp_path / "u.store=2")
+    ]
+    assert '"u"' in mixed[0]
+    assert mixed[0] == mixed[1]
     assert "no store at" in fails("plan", f"{web.url}/none")
     target = box()
     assert run("copy", made / "t.store", target).output.endswith(f"{target}\n")
