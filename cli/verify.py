@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cli._places import path_or_url
 from cli._progress import bar
 from episodes.errors import ConfigError, EpisodesError, ShardCorrupt, StateMismatch, StoreCorrupt
 
 if TYPE_CHECKING:
+    from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
     from episodes.verify import Findings
 
 
 @click.command("verify")
-@click.argument("path", type=click.Path(path_type=Path))
-@click.option("--store", type=click.Path(path_type=Path), help="Of episode shards: the store they were compiled from.")
+@click.argument("path", type=path_or_url)
+@click.option("--store", type=path_or_url, help="Of episode shards: the store they were compiled from.")
 @click.option("--repair", is_flag=True, help="Make damaged episode shards again; needs --store.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(path: Path, store: Path | None, repair: bool, as_json: bool) -> None:
+def command(path: Place, store: Place | None, repair: bool, as_json: bool) -> None:
     """Look at every byte and every plan of PATH, a store or episode shards; print each fault and what mends it.
 
     Exit code 0: nothing is wrong, or all was mended. 2: faults, one a line on standard output.
@@ -33,6 +35,10 @@ def command(path: Path, store: Path | None, repair: bool, as_json: bool) -> None
     import episodes
     from episodes.verify import kind_of, verify
 
+    if not isinstance(path, Path):
+        raise ConfigError(
+            f"path: folders of this machine are verified, got {path} (`episodes inspect URL --verify` reads a store)"
+        )
     kind = kind_of(path)
     if store is not None and kind == "store":
         raise ConfigError("store: --store goes with episode shards; a store is verified by itself")

@@ -635,6 +635,7 @@ def test_commands_take_urls(made, web, tmp_path):
     assert run("copy", made / "t.store", target).output.endswith(f"{target}\n")
     same_stores(episodes.open(target), episodes.open(made / "t.store"))
     assert "exists; give --overwrite" in fails("copy", made / "t.store", target)
+    assert "folders of this machine are verified" in fails("verify", url)
     assert "expected one such as s3://" in fails("copy", made / "t.store", made / "u.store")
 
 
