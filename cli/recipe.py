@@ -18,7 +18,7 @@ from episodes.errors import ConfigError, near
 from episodes.selection import Selection
 from episodes.spec import COUNTS, EpisodeSpec, Relation
 from episodes.transforms import Transform, delivery
-from learners.trainer import TrainConfig
+from learners.settings import TrainConfig
 
 if sys.version_info >= (3, 11):
     import tomllib

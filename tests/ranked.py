@@ -14,8 +14,9 @@ from learners import ranks
 from learners.backbones import Conv4
 from learners.methods import protonet
 from learners.report import evaluate
+from learners.settings import TrainConfig
 from learners.testing import separable_world
-from learners.trainer import TrainConfig, Trainer
+from learners.trainer import Trainer
 
 SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=4)
 CONFIG = TrainConfig(steps=9, meta_batch=6, validate_every=3, checkpoint_every=1, lr=1e-3, accelerator="cpu")

@@ -86,3 +86,19 @@ def test_sampling_and_streaming_need_no_torch():
         "next(episodes.Stream(e)); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_commands_of_the_data_pipeline_need_no_torch(tmp_path):
+    store, none = tmp_path / "glyphs.store", "import sys; sys.modules['torch'] = None; from cli.main import main; main()"
+    for command in (
+        ["ingest", "glyphs", store, "--alphabets", "6"],
+        ["plan", store],
+        ["plan", store, "--stats", "--count", "5"],
+        ["show", store, "-o", tmp_path / "episode.png"],
+        ["freeze", store, "--count", "3", "-o", tmp_path / "list.jsonl"],
+        ["compile", store, "--count", "3", "-o", tmp_path / "shards"],
+        ["inspect", store],
+    ):
+        words = [sys.executable, "-c", none, *map(str, command)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+        assert done.returncode == 0, done.stderr

@@ -21,8 +21,9 @@ from learners.audit import audit
 from learners.backbones import Conv4
 from learners.methods import protonet
 from learners.report import evaluate, mean_and_interval
+from learners.settings import TrainConfig
 from learners.testing import check_learner, separable_world
-from learners.trainer import TrainConfig, Trainer
+from learners.trainer import Trainer
 
 SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=4)
 WORLD = separable_world()
