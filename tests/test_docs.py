@@ -16,6 +16,7 @@ def test_the_pages_with_code_are_found():
     assert {"tour.md", "determinism.md", "store-format.md", "how-to/add-a-learner.md"} <= set(PAGES)
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # webdataset leaves closing to the collector
 @pytest.mark.parametrize("page", PAGES)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

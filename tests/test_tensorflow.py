@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
 from episodes.adapters.tensorflow import dataset, to_tensorflow  # noqa: E402 - it needs TensorFlow
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "frameworks.md"
+DOCS = Path(__file__).resolve().parents[1] / "docs"
 SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=2, unlabeled=1)
 UNEVEN = episodes.EpisodeSpec(ways="2..4", shots="1..3", queries=2, unlabeled="0..1")
 
@@ -120,11 +120,14 @@ def test_errors():
         next(iter(dataset(series(spec=UNEVEN), block=8)))
 
 
-def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of another example on the page
+@pytest.mark.parametrize(("name", "needs"), [("frameworks.md", 1), ("shards.md", 3)])
+def test_the_examples_of_the_documentation_run(name, needs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     page = ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", page)
-    text = PAGE.read_text()
-    setup, example = (re.search(rf"^```{fence}\n(.*?)^```", text, re.M | re.S)[1] for fence in ("python", 'py title=".*?"'))
-    for block in (setup, example):
-        exec(compile(block, "docs/frameworks.md", "exec", dont_inherit=True), vars(page))
+    text = (DOCS / name).read_text()
+    setup = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)[:needs]
+    (example,) = re.findall(r'^```py title=".*?"\n(.*?)^```', text, re.M | re.S)
+    for block in (*setup, example):
+        exec(compile(block, f"docs/{name}", "exec", dont_inherit=True), vars(page))
