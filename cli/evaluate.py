@@ -13,19 +13,26 @@ import click
 from cli._options import episode_options, given
 from cli._places import path_or_url
 from cli._progress import bar
+from cli._shards import described, opened_shards, refuse_episode_options
 from cli._stores import each_series, opened
 from episodes.errors import ConfigError, LeakageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cli.recipe import Recipe
     from episodes.remote.place import Place
+    from episodes.shards.read import EpisodeShards
     from episodes.stream.series import SampledEpisodes
     from learners.report import Report
+
+    Scored = SampledEpisodes | EpisodeShards
 
 
 @click.command("evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--store", type=path_or_url, help="Another store than the run was trained on, in place of all of those.")
+@click.option("--shards", type=path_or_url, help="Episode shards: score their episodes, in place of those of a store.")
 @episode_options(shown=False, mix=True)
 @click.option("--episodes", type=int, help="Number of episodes.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
@@ -34,25 +41,43 @@ if TYPE_CHECKING:
 )
 @click.option("--overwrite", is_flag=True, help="Replace the report if it exists.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(run: Path, store: Place | None, output: Path | None, overwrite: bool, as_json: bool, **values: Any) -> None:
+def command(
+    run: Path,
+    store: Place | None,
+    shards: Place | None,
+    output: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    **values: Any,
+) -> None:
     """Score RUN: mean accuracy with its 95 % interval, and a leakage audit.
 
     Without episode options the settings in the run's recipe are used, and the reports written are RUN/report.json and
     RUN/report.html. Any episode option describes one setting instead: the recipe's first with that option changed.
+    With --shards all episodes of a compiled set are scored, as they are: a benchmark that others score, too. --store is
+    then needed for payload rows only.
+
     Classes that RUN was trained on may be scored, but the result says how many they are. Of several stores (--mix, or
     those of the recipe) each has a result of its own. Under torchrun the processes share the episodes.
     """
     from learners import ranks
 
     output = output or run / "report"
-    tables = evaluate(run, store, output, values, overwrite=overwrite, quiet=as_json)
+    tables = evaluate(run, store, output, values, shards=shards, overwrite=overwrite, quiet=as_json)
     if as_json and ranks.rank() == 0:
         click.echo(json.dumps({"results": tables}))
     ranks.close()
 
 
 def evaluate(
-    run: Path, store: Place | None, output: Path, values: dict[str, Any], *, overwrite: bool, quiet: bool = False
+    run: Path,
+    store: Place | None,
+    output: Path,
+    values: dict[str, Any],
+    *,
+    shards: Place | None = None,
+    overwrite: bool,
+    quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluate the settings of a run, or the one that `values` describe; write and print the reports."""
     from cli.recipe import DATA, TEST, episode_table, read
@@ -72,14 +97,24 @@ def evaluate(
     trained = json.loads((run / DATA).read_text(encoding="utf-8"))
     base = recipe.evaluate[0] if recipe.evaluate else TEST
     settings = (episode_table(values, base),) if given(values) else recipe.evaluate
+    each: list[Mapping[str, Scored]] = []
+    if shards is not None:
+        refuse_episode_options(shards, values)
+        own = trained.get("store")
+        compiled = opened_shards(shards, store or (None if own is None else place(own)))
+        settings, each, inputs = (described(compiled),), [{shards.stem: compiled}], compiled.fields
+    elif store is None and "store" not in trained:
+        raise ConfigError(f"store: {run} was trained on episode shards; give --store, or --shards with episodes to score")
     if store is not None and not values.get("mix"):
         settings = tuple(replace(setting, sources=()) for setting in settings)
     replace(recipe, evaluate=settings)  # refused where inputs are delivered otherwise than in training
-    main = store or place(trained["store"])
-    stores = opened(main, *settings)
-    each = [each_series(setting, main, stores) for setting in settings]
+    if shards is None:
+        main = store or place(trained["store"])
+        stores = opened(main, *settings)
+        sampled = [each_series(setting, main, stores) for setting in settings]
+        each, inputs = [*sampled], shared_fields(sampled[0]) if sampled else {}
     device = make_fabric(accelerator, "32-true").device
-    learner = load(run, recipe, shared_fields(each[0])).to(device) if each else None
+    learner = load(run, recipe, inputs).to(device) if each else None
     first, results = ranks.rank() == 0, []
     for sources in each:
         for name, series in sources.items():
@@ -113,7 +148,7 @@ def _silent(done: int, total: int) -> None:
     """No progress bar: that of rank 0 is enough."""
 
 
-def _write(paths: list[Path], run: Path, recipe: Recipe, results: list[tuple[Report, SampledEpisodes]]) -> None:
+def _write(paths: list[Path], run: Path, recipe: Recipe, results: list[tuple[Report, Scored]]) -> None:
     """The reports as JSON and as a page."""
     from episodes.config import to_table
     from learners import metrics, page

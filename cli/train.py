@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,14 +15,17 @@ import click
 from cli._options import MIX, PluginGroup, episode_parameters, from_dataclass, given, paragraphs
 from cli._places import path_or_url
 from cli._progress import bar
+from cli._shards import are_shards, described, opened_shards, refuse_episode_options
 from cli._stores import each_series, joined, opened
 from episodes import plugins
 from episodes.errors import ConfigError, EpisodesError, SpecError
 
 if TYPE_CHECKING:
-    from cli.recipe import Recipe
+    from cli.recipe import EpisodeTable, Recipe
+    from episodes.protocols import SampleStore
     from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
+    from learners.origin import Episodes
     from learners.report import Report
 
 FLAGS = (
@@ -30,6 +33,9 @@ FLAGS = (
     click.Option(["--recipe"], help="Name of a shipped recipe, or a TOML file; flags override it."),
     click.Option(["--resume"], is_flag=True, help="Go on with the run in --output, with the settings it has."),
     click.Option(["--overwrite"], is_flag=True, help="Replace the run in --output."),
+)
+VALIDATE_ON = click.Option(
+    ["--validate-on"], type=path_or_url, help="For training on episode shards: store or shards of the validation episodes."
 )
 TEST_FLAGS = (
     click.Option(["--test-ways"], metavar="COUNT", help="Classes of a validation and test episode.  [default: 5]"),
@@ -39,7 +45,7 @@ TEST_FLAGS = (
 
 
 def _command(name: str) -> click.Command:
-    from learners.trainer import TrainConfig
+    from learners.settings import TrainConfig
 
     module = plugins.find(plugins.METHODS, name)
     about = module.__doc__ or ""
@@ -50,6 +56,7 @@ def _command(name: str) -> click.Command:
             *FLAGS,
             *episode_parameters(seed="Seed of the episodes and of the initial weights."),
             MIX,
+            VALIDATE_ON,
             *TEST_FLAGS,
             *from_dataclass(module.Options),
             *from_dataclass(TrainConfig, skip=frozenset({"seed"})),
@@ -64,7 +71,7 @@ command = PluginGroup(
     "train",
     kind=plugins.METHODS,
     command=_command,
-    help="Train a meta-learner on the episodes of a store.\n\n"
+    help="Train a meta-learner on the episodes of a store, or on episode shards with --validate-on.\n\n"
     "The test split is not touched: `episodes evaluate RUN` reads it.\n\n"
     "Under torchrun the processes share the episodes of each step, and the numbers are those of one process.\n\n"
     "`episodes train METHOD --help` tells what a method takes.",
@@ -75,9 +82,10 @@ command = PluginGroup(
 def run(method: str, values: dict[str, Any]) -> None:
     """Train `method`; `values` are the command's parameters."""
     output, store = values.pop("output"), values.pop("store")
-    resume, overwrite = values.pop("resume"), values.pop("overwrite")
-    recipe = resumed(output, method, values) if resume else resolved(method, values)
-    report = train(recipe, store, output, resume=resume, overwrite=overwrite)
+    resume, overwrite, validate_on = values.pop("resume"), values.pop("overwrite"), values.pop("validate_on")
+    compiled = _compiled(store, validate_on, values)
+    recipe = resumed(output, method, values) if resume else resolved(method, values, compiled)
+    report = train(recipe, store, output, validate_on=validate_on, resume=resume, overwrite=overwrite)
     from learners import metrics, ranks
 
     if ranks.rank() == 0:
@@ -87,6 +95,19 @@ def run(method: str, values: dict[str, Any]) -> None:
         click.echo(f"validation: {report}")
         click.echo(f"run: {output} (test it with `episodes evaluate {output}`)")
     ranks.close()
+
+
+def _compiled(store: Place, validate_on: Place | None, values: dict[str, Any]) -> tuple[EpisodeTable, ...]:
+    """Training and validation episodes as tables, as far as they are compiled already."""
+    if not are_shards(store):
+        if validate_on is not None:
+            raise ConfigError(f"validate_on: {store} is a store, which has validation episodes; leave --validate-on out")
+        return ()
+    if validate_on is None:
+        raise ConfigError(f"validate_on: {store} are episode shards; give --validate-on with a store, or shards")
+    refuse_episode_options(store, values, frozenset({"seed"}))
+    both = (store, validate_on) if are_shards(validate_on) else (store,)
+    return tuple(described(opened_shards(one, validate_on)) for one in both)
 
 
 def resumed(output: Path, method: str, values: dict[str, Any]) -> Recipe:
@@ -103,11 +124,11 @@ def resumed(output: Path, method: str, values: dict[str, Any]) -> Recipe:
     return recipe
 
 
-def resolved(method: str, values: dict[str, Any]) -> Recipe:
-    """A recipe from --recipe and the flags that override it."""
-    from cli.recipe import EpisodeTable, Recipe, episode_table, find
+def resolved(method: str, values: dict[str, Any], compiled: tuple[EpisodeTable, ...] = ()) -> Recipe:
+    """A recipe from --recipe and the flags that override it; `compiled`: training and validation episodes of shards."""
+    from cli.recipe import Recipe, episode_table, find
     from episodes.config import from_table, to_table
-    from learners.trainer import TrainConfig
+    from learners.settings import TrainConfig
 
     name = values.pop("recipe")
     recipe = find(name) if name else Recipe(method=method)
@@ -119,21 +140,23 @@ def resolved(method: str, values: dict[str, Any]) -> Recipe:
     test = {name: flags[f"test_{name}"] for name in ("ways", "shots", "queries") if f"test_{name}" in flags}
     listing = flags.get("split", "").rpartition("/")[0]  # --split vinyals/train also moves val and test to that list
 
-    episode = episode_table(flags, recipe.episode)
+    episode = compiled[0] if compiled else episode_table(flags, recipe.episode)
 
     def tested(old: EpisodeTable) -> EpisodeTable:
         split = f"{listing}/{old.split.rpartition('/')[2]}" if listing else old.split
         table = episode_table({**test, "split": split, "mix": flags.get("mix")}, old)
         # Images reach the learner in one form, whether it trains or not; what is random is of training alone.
         return (
-            replace(table, transform=None, transforms=tuple(episode.delivery().values())) if "transform" in flags else table
+            replace(table, transform=None, transforms=tuple(episode.delivery().values()))
+            if "transform" in flags or compiled
+            else table
         )
 
     return replace(
         recipe,
         learner=to_table(from_table(options, learner, "learner")),
         episode=episode,
-        validate=tested(recipe.validate),
+        validate=compiled[1] if len(compiled) > 1 else tested(recipe.validate),
         evaluate=tuple(tested(one) for one in recipe.evaluate),
         train=from_table(
             TrainConfig,
@@ -142,12 +165,28 @@ def resolved(method: str, values: dict[str, Any]) -> Recipe:
     )
 
 
-def train(recipe: Recipe, store: Place, output: Path, *, resume: bool = False, overwrite: bool = False) -> Report:
-    """Train as `recipe` says; everything that can be refused is refused before `output` is made."""
+def train(
+    recipe: Recipe,
+    store: Place,
+    output: Path,
+    *,
+    validate_on: Place | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Report:
+    """Train as `recipe` says; everything that can be refused is refused before `output` is made.
+
+    Args:
+        recipe: settings.
+        store: a store, or episode shards.
+        output: run directory.
+        validate_on: of shards, the store or shards of the validation episodes.
+        resume: go on with the run there.
+        overwrite: replace it.
+    """
     import torch
 
     from episodes.config import from_table
-    from episodes.stream.stream import Stream
     from learners import ranks
     from learners.report import evaluate
     from learners.trainer import Trainer
@@ -156,21 +195,15 @@ def train(recipe: Recipe, store: Place, output: Path, *, resume: bool = False, o
         raise ConfigError(f"output: {output} exists; give --overwrite to replace it, --resume to go on with it")
     if output.exists() and not (output / "recipe.toml").exists():
         raise ConfigError(f"output: {output} exists and is not a run; it is not replaced (choose another name)")
-    stores = opened(store, recipe.episode, recipe.validate)
-    sources = each_series(recipe.episode, store, stores)
-    training = joined(recipe.episode, sources)
-    validation = joined(recipe.validate, each_series(recipe.validate, store, stores))
+    training, validation, about = _both(recipe, store, validate_on)
     module = plugins.find(plugins.METHODS, recipe.method)
     torch.manual_seed(recipe.train.seed)
     learner = module.make(from_table(module.Options, recipe.learner, "learner"), training.fields)
     for table in (recipe.episode, recipe.validate, *recipe.evaluate):
         learner.require(table.spec())
-    for one in sources.values():
-        _check_unseen(recipe, one)
-    names = {name for one in sources.values() for name in one.classes.names}
+    names = set(about["classes"])
     trainer = Trainer(learner, recipe.method, recipe.train, output)
     if not resume:
-        about = _about(sources, {path.stem: path for path in stores})
         ranks.first(lambda: _make_run(output, recipe, about, overwrite=overwrite))
 
     def validate(module: torch.nn.Module) -> Report:
@@ -185,7 +218,7 @@ def train(recipe: Recipe, store: Place, output: Path, *, resume: bool = False, o
 
     with (
         bar("train", "steps") if ranks.rank() == 0 else nullcontext(_silent) as progress,
-        Stream(training, workers=trainer.workers) as stream,
+        trainer.stream(training) as stream,
     ):
         return trainer.fit(stream, validate, resume=resume, progress=progress)
 
@@ -194,17 +227,43 @@ def _silent(step: int, steps: int, note: str) -> None:
     """No progress bar: that of rank 0 is enough."""
 
 
-def _check_unseen(recipe: Recipe, training: SampledEpisodes) -> None:
+def _both(recipe: Recipe, store: Place, validate_on: Place | None) -> tuple[Episodes, Episodes, dict[str, Any]]:
+    """(training episodes, validation episodes, what the run is trained on)."""
+    if validate_on is None:
+        stores = opened(store, recipe.episode, recipe.validate)
+        sources = each_series(recipe.episode, store, stores)
+        validation = joined(recipe.validate, each_series(recipe.validate, store, stores))
+        for one in sources.values():
+            _check_unseen(recipe, one.store, one.classes.split, one.classes.names)
+        return joined(recipe.episode, sources), validation, _about(sources, {path.stem: path for path in stores})
+    shards = opened_shards(store, validate_on)
+    told, needed = shards.manifest.about, recipe.train.steps * recipe.train.meta_batch
+    if needed > shards.length:
+        raise SpecError(
+            f"{store} holds {shards.length} episodes; {recipe.train.steps} steps of {recipe.train.meta_batch} take "
+            f"{needed} (compile more with --count, or lower --steps)"
+        )
+    about = {"shards": str(store.resolve()), "content": shards.manifest.content, "fingerprint": told["store"]}
+    about |= {"split": told["split"], "classes": told["class_names"]}
+    if are_shards(validate_on):
+        return shards, opened_shards(validate_on, validate_on), about
+    stores = opened(validate_on, recipe.validate)
+    _check_unseen(recipe, stores[validate_on], told["split"], told["class_names"])
+    tested = joined(recipe.validate, each_series(recipe.validate, validate_on, stores))
+    return shards, tested, {"store": str(validate_on.resolve()), **about}
+
+
+def _check_unseen(recipe: Recipe, store: SampleStore, split: str, names: Collection[str]) -> None:
     """Refuse to train on a class of a store that the recipe's evaluation calls unseen."""
     for table in recipe.evaluate:
         try:
-            tested = training.store.split(table.split)
+            tested = store.split(table.split)
         except SpecError:
             continue  # a store without that split can be trained on; `evaluate` will name what is missing
-        shared = set(tested.names) & set(training.classes.names)
+        shared = set(tested.names) & set(names)
         if shared:
             raise SpecError(
-                f"class '{min(shared)}' is in training split '{training.classes.split}' and in test split "
+                f"class '{min(shared)}' is in training split '{split}' and in test split "
                 f"'{tested.split}' ({len(shared)} such classes); train on another split"
             )
 
