@@ -17,7 +17,7 @@ Block_co = TypeVar("Block_co", bound=Sequence[Any], covariant=True)
 VERSION = 1
 _CALL_BYTES = 4 << 20  # of values worth one call: Python's own cost is lost in it
 _MOST = 64  # episodes made together
-_FEW, _FEW_BYTES = 4, 8 << 20  # larger episodes push Python itself out of the cache: a few at once, if that is no burden
+_FEW, _FEW_BYTES = 8, 16 << 20  # larger episodes push Python itself out of the cache: a few at once, if that is no burden
 
 
 class BlockSeries(Series[Item_co], Protocol[Item_co, Block_co]):
@@ -43,7 +43,7 @@ class Stream(Iterator[Item], Generic[Item]):
     Args:
         series: where items come from.
         start: first index.
-        block: give blocks of so many items (the last may be shorter) in place of single ones.
+        block: give blocks of so many items in place of single ones; the last may be shorter, and one before a failure.
         workers: threads that make items ahead; 0: the caller's, when it asks, which is fastest for a consumer that does
             little itself. With a GPU, or on many cores, give 1 or more.
         ahead: calls' worth of items made ahead at most; None: two for each worker.
