@@ -68,7 +68,8 @@ def command(
     episodes compile omniglot.store --split vinyals/test --count 10000 -o test.shards --workers 2
     """
     from episodes.engines import local
-    from episodes.shards.compile import CompileWork, compile_shards, finish_shards
+    from episodes.shards.compile import compile_shards, finish_shards
+    from episodes.shards.work import CompileWork
 
     table, series = one_series(store, values)
     recipe = to_table(table) | series.spec.to_table()  # counts as they are, not as a later version has them by default

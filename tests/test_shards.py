@@ -18,10 +18,11 @@ from worlds import TellingReader, memory_store
 import episodes
 from episodes.errors import ShardCorrupt, SpecError, StateMismatch, StoreError, StreamError, WorkerFailed
 from episodes.ingest import ingest
-from episodes.shards.compile import CompileWork, compile_shards, finish_shards, make_shard, write_stream
+from episodes.shards.compile import compile_shards, finish_shards, make_shard, write_stream
 from episodes.shards.manifest import MANIFEST, ShardManifest
 from episodes.shards.record import ShardIndex, key_of
 from episodes.shards.tar import END, header, read_header
+from episodes.shards.work import CompileWork
 from episodes.store.memory import MemoryStore
 from episodes.transforms import Transform
 

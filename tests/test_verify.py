@@ -19,9 +19,10 @@ from worlds import TellingReader, memory_store
 import episodes
 from episodes.errors import ShardCorrupt, StateMismatch, StoreError, StoreVersion
 from episodes.ingest import ingest
-from episodes.shards.compile import CompileWork, compile_shards
+from episodes.shards.compile import compile_shards
 from episodes.shards.manifest import MANIFEST, ShardManifest
 from episodes.shards.record import ShardIndex
+from episodes.shards.work import CompileWork
 from episodes.store import manifest as store_manifest
 from episodes.store.mapped import MappedStore
 from episodes.transforms import Transform

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from episodes.errors import ShardCorrupt, StateMismatch, StoreError
 from episodes.partial import Making
-from episodes.shards.compile import CompileWork, make_shard
+from episodes.shards.compile import make_shard
 from episodes.shards.manifest import MANIFEST, ShardManifest
+from episodes.shards.work import CompileWork
 from episodes.shards.writing import note_of
 from episodes.stream.series import SampledEpisodes
 
