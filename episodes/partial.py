@@ -104,7 +104,10 @@ class Making:
     def _drop_attempts(self) -> None:
         for folder in self.partial.glob(f"{ATTEMPT}*"):
             # Renamed first: a process that lives on can from then on put nothing in place.
-            gone = folder.rename(folder.with_name(f"{ATTEMPT}{uuid.uuid4().hex}"))
+            try:
+                gone = folder.rename(folder.with_name(f"{ATTEMPT}{uuid.uuid4().hex}"))
+            except FileNotFoundError:  # that process has just ended, and taken it away itself
+                continue
             shutil.rmtree(gone, ignore_errors=True)
 
     def _begin(self, partial: Path, over: bool) -> None:
