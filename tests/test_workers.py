@@ -241,7 +241,10 @@ def test_ctrl_c_ends_a_stream_and_its_threads(tmp_path):
     assert process.stdout.readline() == "begun\n"
     time.sleep(1.0)  # any moment will do
     process.send_signal(signal.SIGINT)
-    out, _ = process.communicate(timeout=60)
+    try:
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 3
     assert out == "['MainThread'] True\n"
 

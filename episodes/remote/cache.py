@@ -109,7 +109,8 @@ class Cache:
         """Make room, and take it: the file has its full length from now on."""
         with (self.folder / "lock").open("a+b") as lock:
             _lock(lock)
-            files = [(path, path.stat()) for path in self.folder.iterdir() if _OURS.fullmatch(path.name)]
+            ours = [path for path in self.folder.iterdir() if _OURS.fullmatch(path.name)]
+            files = [(path, about) for path in ours if (about := _about(path)) is not None]
             over = sum(about.st_size for _, about in files) + size - self.limit_bytes
             for path, about in sorted(files, key=lambda one: one[1].st_mtime_ns):
                 if over <= 0:
@@ -219,3 +220,11 @@ def number_of(name: str, usual: float, parse: Callable[[str], float] = float) ->
     if not 0 < value < float("inf"):
         raise ConfigError(f"{name}: expected a number above 0, got '{text}'")
     return value
+
+
+def _about(path: Path) -> os.stat_result | None:
+    """What the system says of a file; None if a download has just ended, and with it the file under this name."""
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
