@@ -93,6 +93,7 @@ def _key_hash(key: str) -> bytes:
 
 
 def count_classes(samples: Sequence[RawSample]) -> dict[str, int]:
+    """Class name -> number of its samples, in order of first sight."""
     counts: dict[str, int] = {}
     for sample in samples:
         counts[sample.class_name] = counts.get(sample.class_name, 0) + 1
