@@ -112,7 +112,7 @@ def _load(store: SampleStore, name: str, field: FieldSpec, memory_gb: float) -> 
 def stream_case(
     series: SampledEpisodes, field: str, block: int | None, workers: int, consume: Consume | None, stack: ExitStack
 ) -> Case:
-    """A stream of episodes, or of blocks of them; it begins again at the end of a finite series, and closes with `stack`."""
+    """A stream of episodes, or of blocks; it begins again where a finite series ends, and closes with `stack`."""
     stream: Stream[Any] = stack.enter_context(Stream(series, block=block, workers=workers, rank=0, world=1))
     start = stream.state_dict()
     first = series.plan(0)
