@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cli.recipe import Recipe
+    from episodes.protocols import FieldSpec
     from episodes.remote.place import Place
     from episodes.shards.read import EpisodeShards
     from episodes.stream.series import SampledEpisodes
@@ -114,7 +115,7 @@ def evaluate(
         sampled = [each_series(setting, main, stores) for setting in settings]
         each, inputs = [*sampled], shared_fields(sampled[0]) if sampled else {}
     device = make_fabric(accelerator, "32-true").device
-    learner = load(run, recipe, inputs).to(device) if each else None
+    learner = load(run, recipe, inputs, trained).to(device) if each else None
     first, results = ranks.rank() == 0, []
     for sources in each:
         for name, series in sources.items():
@@ -160,16 +161,29 @@ def _write(paths: list[Path], run: Path, recipe: Recipe, results: list[tuple[Rep
     paths[1].write_text(page.render(run, recipe.to_toml(), reports, series), encoding="utf-8")
 
 
-def load(run: Path, recipe: Any, specs: Any) -> Any:
-    """The learner of a run with its best parameters, for inputs of these fields."""
+def load(
+    run: Path, recipe: Recipe, fields: Mapping[str, FieldSpec], trained: Mapping[str, Any], class_fields: Any = None
+) -> Any:
+    """The learner of a run with its best parameters, for inputs of these fields.
+
+    Args:
+        run: its directory.
+        recipe: its recipe.
+        fields: of the rows.
+        trained: its ``data.json``.
+        class_fields: of the classes.
+    """
     from episodes import plugins
     from episodes.config import from_table
     from episodes.errors import CheckpointError
     from learners import checkpoint
+    from learners.protocol import Inputs
     from learners.trainer import BEST
 
     module = plugins.find(plugins.METHODS, recipe.method)
-    learner = module.make(from_table(module.Options, recipe.learner, "learner"), specs)
+    classes = tuple(zip(trained["numbers"], trained["turns"], strict=True)) if "numbers" in trained else None
+    inputs = Inputs(fields=fields, class_fields=class_fields or {}, classes=classes)
+    learner = module.make(from_table(module.Options, recipe.learner, "learner"), inputs)
     state = checkpoint.load(run / BEST, recipe.method)
     try:
         learner.load_state_dict(state["learner"])

@@ -188,6 +188,7 @@ def train(
 
     from episodes.config import from_table
     from learners import ranks
+    from learners.origin import inputs_of
     from learners.report import evaluate
     from learners.trainer import Trainer
 
@@ -198,8 +199,9 @@ def train(
     training, validation, about = _both(recipe, store, validate_on)
     module = plugins.find(plugins.METHODS, recipe.method)
     torch.manual_seed(recipe.train.seed)
-    learner = module.make(from_table(module.Options, recipe.learner, "learner"), training.fields)
-    for table in (recipe.episode, recipe.validate, *recipe.evaluate):
+    learner = module.make(from_table(module.Options, recipe.learner, "learner"), inputs_of(training))
+    getattr(learner, "require_training", learner.require)(recipe.episode.spec())
+    for table in (recipe.validate, *recipe.evaluate):
         learner.require(table.spec())
     names = set(about["classes"])
     trainer = Trainer(learner, recipe.method, recipe.train, output)
@@ -276,13 +278,16 @@ def _about(sources: Mapping[str, SampledEpisodes], paths: Mapping[str, Place]) -
             "fingerprint": one.store.fingerprint,
             "split": one.classes.split,
             "classes": list(one.classes.names),
+            "turns": one.classes.variants.tolist(),
+            "numbers": one.classes.ids.tolist(),
         }
         for name, one in sources.items()
     ]
     if len(each) == 1:
         return each[0]
     names = list(dict.fromkeys(name for one in sources.values() for name in one.classes.names))
-    return {**each[0], "classes": names, "sources": each}
+    first = {name: each[0][name] for name in ("store", "fingerprint", "split")}
+    return {**first, "classes": names, "sources": each}
 
 
 def _make_run(output: Path, recipe: Recipe, data: dict[str, Any], *, overwrite: bool) -> None:

@@ -16,6 +16,12 @@ A = TypeVar("A")  # numpy.ndarray, torch.Tensor, jax.Array, ...
 
 Fields = Mapping[str, A]
 
+_NO_FIELDS: Fields[Any] = {}
+
+
+def _no_fields() -> Fields[Any]:
+    return _NO_FIELDS
+
 
 def _none() -> Int:
     return EMPTY
@@ -97,6 +103,8 @@ class Episode(Generic[A]):
     support: Part[A]
     query: Part[A]
     unlabeled: Part[A] | None = None
+    class_fields: Fields[A] = field(default_factory=_no_fields)
+    """name -> [W, ...]: what the store knows of each class beside its rows, as its attributes."""
 
 
 @dataclass(kw_only=True, eq=False)

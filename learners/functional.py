@@ -2,34 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from episodes.episode import Fields
+
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 in 0..255 -> float32 in 0..1, on the images' own device; other dtypes become float32 unchanged."""
-    values = images.float()
-    return values / 255 if images.dtype == torch.uint8 else values
+    """uint8 in 0..255 -> float32 in 0..1, on the images' own device; others become float32 unchanged, float64 stays."""
+    return images.float() / 255 if images.dtype == torch.uint8 else full(images)
+
+
+def full(values: Tensor) -> Tensor:
+    """float32 of anything less precise."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def cat_fields(parts: Sequence[Fields[Tensor]]) -> dict[str, Tensor]:
+    """The rows of several parts of an episode, [B, n, ...], one part after the other."""
+    return {name: torch.cat([part[name] for part in parts], dim=1) for name in parts[0]}
 
 
 def class_means(features_BSD: Tensor, labels_BS: Tensor, ways: int) -> Tensor:
     """Mean feature of each label, [B, W, D]; every label must occur. Snell et al. 2017, equation 1."""
     onehot_BSW = F.one_hot(labels_BS, ways).to(features_BSD.dtype)
     counts_BW = onehot_BSW.sum(dim=1)
-    return torch.einsum("bsw,bsd->bwd", onehot_BSW, features_BSD) / counts_BW.unsqueeze(-1)
+    with _exact(features_BSD):
+        return torch.bmm(onehot_BSW.transpose(1, 2), features_BSD) / counts_BW.unsqueeze(-1)
 
 
 def squared_distances(a_BQD: Tensor, b_BWD: Tensor) -> Tensor:
     """Squared Euclidean distances, [B, Q, W]: summed over D, neither averaged nor rooted."""
     # As |a|² - 2ab + |b|²: one matrix product instead of a [B, Q, W, D] difference. Rounding may leave -1e-6.
-    cross_BQW = torch.bmm(a_BQD, b_BWD.transpose(1, 2))
+    with _exact(a_BQD):
+        cross_BQW = torch.bmm(a_BQD, b_BWD.transpose(1, 2))
     return a_BQD.square().sum(-1, keepdim=True) - 2 * cross_BQW + b_BWD.square().sum(-1).unsqueeze(1)
 
 
 def cosine_similarities(a_BQD: Tensor, b_BWD: Tensor) -> Tensor:
     """Cosines, [B, Q, W]."""
-    return torch.bmm(F.normalize(a_BQD, dim=-1), F.normalize(b_BWD, dim=-1).transpose(1, 2))
+    with _exact(a_BQD):
+        return torch.bmm(F.normalize(a_BQD, dim=-1), F.normalize(b_BWD, dim=-1).transpose(1, 2))
+
+
+def _exact(values: Tensor) -> torch.autocast:
+    """No automatic half precision: a distance is a small difference of large numbers."""
+    return torch.autocast(values.device.type, enabled=False)
 
 
 def generalized_scores(logits_QW: Tensor, labels_Q: Tensor, num_base: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ from episodes.shards.read import EpisodeShards
 from episodes.spec import EpisodeSpec
 from episodes.stream.mixture import MixedEpisodes
 from episodes.stream.series import SampledEpisodes
+from learners.protocol import Inputs
 
 Episodes = SampledEpisodes | MixedEpisodes | EpisodeShards
 
@@ -55,3 +56,11 @@ def origins(series: Episodes) -> list[Origin]:
             class_names=frozenset(series.classes.names),
         )
     ]
+
+
+def inputs_of(series: Episodes) -> Inputs:
+    """What a learner is made for that trains on `series`."""
+    classes = None
+    if isinstance(series, SampledEpisodes):
+        classes = tuple(zip(series.classes.ids.tolist(), series.classes.variants.tolist(), strict=True))
+    return Inputs(fields=series.fields, class_fields=getattr(series, "class_fields", {}), classes=classes)

@@ -1,58 +1,120 @@
-"""What a meta-learner is: adapt to a support, predict queries, and give a loss to the outer loop.
+"""What a meta-learner is: adapt to a task, predict queries, and give a loss to the outer loop.
 
-Tensors carry a leading episode axis B; n are the rows of a part, W the ways.
+Tensors carry a leading episode axis B; n are the rows of a part, W the ways. Episodes of equal size come together, those of
+other sizes one at a time with B = 1: a method is written once for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
+from episodes.adapters.each import each
 from episodes.episode import Episode, Fields, Part
+from episodes.protocols import FieldSpec
 from episodes.spec import EpisodeSpec
+from learners import functional
 
 Predictor = Callable[[Fields[Tensor]], Tensor]
 """Query fields, ``[B, n, ...]`` -> logits ``[B, n, W]``."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Task:
+    """All of an episode but its queries: what a learner may adapt to."""
+
+    support: Part[Tensor]
+    """[B, n, ...]; n is 0 where shots are 0."""
+    ways: int
+    unlabeled: Fields[Tensor] | None = None
+    """Rows without labels, ``[B, n, ...]``."""
+    class_fields: Fields[Tensor] = field(default_factory=dict)
+    """What is known of the classes beside their rows (attributes), ``[B, W, ...]``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MetaLoss:
-    """Scalar loss with its graph, and the values worth logging, of the same names in every episode: ranks average them."""
+    """Scalar loss with its graph, the mean over the B episodes, and the values worth logging, likewise means.
+
+    The values have the same names in every episode: ranks average them.
+    """
 
     loss: Tensor
     values: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a learner is made for."""
+
+    fields: Mapping[str, FieldSpec]
+    """Of the episodes' rows, as they are delivered."""
+    class_fields: Mapping[str, FieldSpec] = field(default_factory=dict)
+    """Of the episodes' classes."""
+    classes: Sequence[tuple[int, int]] | None = None
+    """(store-wide number, quarter turns) of each class of meta-training: of a head over all of them. None: not known,
+    as of several stores."""
+
+
 class MetaLearner(Protocol):
     """A method: an ``nn.Module`` in practice, found as one file of `learners.methods`.
 
-    Such a file defines ``Options`` (a frozen dataclass) and ``make(options, fields) -> MetaLearner``, where `fields` are
-    the store's. `adapt` is never given the queries, so a method cannot learn from them by accident; that its predictions do
-    not depend on each other either is checked at every evaluation (`learners.audit`).
+    Such a file defines ``Options`` (a frozen dataclass) and ``make(options, inputs: Inputs) -> MetaLearner``. `adapt` is
+    never given the queries, so a method cannot learn from them by accident; that its predictions do not depend on each
+    other either is checked at every evaluation (`learners.audit`).
     """
 
-    transductive: bool
-    """May a prediction depend on the other queries?"""
-    batch_norm: str
-    """``running``: evaluation uses the statistics of meta-training."""
-
-    def require(self, spec: EpisodeSpec) -> None:
-        """Raise `SpecError` if the method cannot learn from episodes of this spec."""
+    @property
+    def transductive(self) -> bool:
+        """May a prediction depend on the other queries?"""
         ...
 
-    def adapt(self, support: Part[Tensor], ways: int, unlabeled: Fields[Tensor] | None = None) -> Predictor:
-        """Learn the support; the predictor keeps the graph, so that an outer loss reaches every parameter."""
+    @property
+    def batch_norm(self) -> str:
+        """Which statistics evaluation normalises with (`learners.norm`), or ``none`` without batch norm."""
+        ...
+
+    def require(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` if the method cannot adapt to episodes of this spec, nor train on them.
+
+        A method that trains on others than it adapts to, as plain batches, has a second one, ``require_training``.
+        """
+        ...
+
+    def adapt(self, task: Task) -> Predictor:
+        """Learn the task; the predictor keeps the graph, so that an outer loss reaches every parameter."""
         ...
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
-        """Loss of one item of meta-training."""
+        """Loss of one item of meta-training: B episodes of equal size."""
         ...
+
+
+def task_of(episode: Episode[Tensor]) -> Task:
+    """The episode without its queries and without what its unlabeled rows are."""
+    return Task(
+        support=episode.support,
+        ways=episode.class_ids.shape[1],
+        unlabeled=None if episode.unlabeled is None else episode.unlabeled.fields,
+        class_fields=episode.class_fields,
+    )
 
 
 def adapted(learner: MetaLearner, episode: Episode[Tensor]) -> Predictor:
     """The predictor of an episode: all of it but the queries goes to `MetaLearner.adapt`."""
-    unlabeled = None if episode.unlabeled is None else episode.unlabeled.fields
-    return learner.adapt(episode.support, episode.class_ids.shape[1], unlabeled)
+    return learner.adapt(task_of(episode))
+
+
+def classified(logits: Tensor, labels: Tensor) -> MetaLoss:
+    """Mean cross-entropy and accuracy of queries, logits [B, Q, W]; label -1 (a distractor's query) is left out."""
+    loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1)
+    return MetaLoss(loss=loss, values={"accuracy": float(functional.accuracy(logits.detach(), labels).mean())})
+
+
+def single(episode: Episode[Tensor], b: int) -> Episode[Tensor]:
+    """Episode b of B, with a leading axis of 1."""
+    return each(episode, lambda values: values[b : b + 1])

@@ -105,6 +105,11 @@ class RunningStatistics:
         own = {id(buffer) for one in self._norms for buffer in one.buffers()}
         self._others = [buffer for buffer in module.buffers() if id(buffer) not in own] if running() else []
 
+    @property
+    def kept(self) -> bool:
+        """Whether there are any that several ranks share."""
+        return bool(self._norms)
+
     @contextmanager
     def step(self) -> Iterator[None]:
         """An outer step of several episodes."""

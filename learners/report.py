@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from episodes.adapters.pytorch import to_torch
+from episodes.episode import Episode
 from episodes.spec import EpisodeSpec
 from episodes.stream.mixture import MixedEpisodes
+from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
 from learners import functional, ranks
 from learners.audit import EPISODES, Audit, audit, merged
 from learners.origin import Episodes, origins
 from learners.protocol import MetaLearner, adapted
+
+_PASS_BYTES, _TOGETHER = 1 << 20, 256  # of the inputs of one pass, and episodes in it at most
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,11 +165,20 @@ def _scores(
 ) -> NDArray[np.float64]:
     """[length] accuracy of each episode, whichever rank predicted it."""
     own: dict[int, float] = {}
-    for arrays in Stream(series):
-        episode = to_torch(arrays, device)
+    for indices, episode in _episodes(series, device):
         logits = adapted(learner, episode)(episode.query.fields)
-        own[episode.index] = float(functional.accuracy(logits, episode.query.labels))
+        own |= zip(indices, functional.accuracy(logits, episode.query.labels).tolist(), strict=True)
         progress(min(len(own) * ranks.world(), length), length)
     scores = [one for part in ranks.gathered(own) for one in part.items()]
     assert sorted(index for index, _ in scores) == list(range(length)), "every episode once"
     return np.array([score for _, score in sorted(scores)], np.float64)
+
+
+def _episodes(series: Episodes, device: torch.device | str) -> Iterator[tuple[Sequence[int], Episode[Tensor]]]:
+    """The episodes of this rank with their indices: those of one size many at a time, others one by one."""
+    size = max(1, min(_TOGETHER, _PASS_BYTES // max(1, series.episode_bytes)))
+    if not (isinstance(series, SampledEpisodes) and series.spec.fixed):
+        yield from (([one.index], to_torch(one, device)) for one in Stream(series))
+        return
+    for block in Stream(series, block=size):
+        yield block.indices, to_torch(block, device)

@@ -15,6 +15,12 @@ class TrainConfig:
 
     steps: int = field(default=2000, metadata={"help": "outer steps"})
     meta_batch: int = field(default=1, metadata={"help": "episodes per outer step, of all processes together"})
+    together: int | None = field(
+        default=None,
+        metadata={
+            "help": "episodes of one size computed in one pass; bounds memory  [default: all that a process has a step]"
+        },
+    )
     lr: float = field(default=1e-3, metadata={"help": "learning rate of Adam"})
     schedule: Literal["constant", "halve", "cosine"] = field(
         default="cosine", metadata={"help": "constant rate, halved every --halve-every steps, or cosine down to 0"}
@@ -40,7 +46,7 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("steps", "meta_batch", "halve_every", "validate_every", "checkpoint_every", "patience"):
+        for name in ("steps", "meta_batch", "together", "halve_every", "validate_every", "checkpoint_every", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name}: expected 1 or more, got {value}")
         if self.workers is not None and self.workers < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from episodes.adapters.pytorch import to_torch
-from episodes.protocols import FieldSpec
 from episodes.rng import stream_key
 from episodes.sampling.uniform import UniformSampler
 from episodes.spec import EpisodeSpec
 from episodes.store.memory import MemoryStore
 from episodes.stream.series import SampledEpisodes
+from learners.origin import inputs_of
+from learners.protocol import Inputs, adapted, task_of
 from learners.report import evaluate
 
 
@@ -30,12 +31,12 @@ def separable_world(classes: int = 12, rows: int = 20, size: int = 16) -> Memory
     return MemoryStore({"image": images}, dict.fromkeys(names, rows), splits=splits)
 
 
-def check_learner(make: Callable[[Mapping[str, FieldSpec]], Any], *, steps: int = 40, equivariant: bool = True) -> None:
+def check_learner(make: Callable[[Inputs], Any], *, steps: int = 40, equivariant: bool = True) -> None:
     """A method learns a separable world, is at chance when labels are shuffled, survives a state round trip, and predicts
     a query the same alone as with the others unless it is declared transductive.
 
     Args:
-        make: store fields -> a fresh learner.
+        make: inputs -> a fresh learner.
         steps: outer steps within which the separable world must be learned.
         equivariant: renaming the labels of the support renames the logits; False for methods with a fixed head.
     """
@@ -44,7 +45,7 @@ def check_learner(make: Callable[[Mapping[str, FieldSpec]], Any], *, steps: int 
     train = SampledEpisodes(store=store, classes=store.split("train"), spec=spec, sampler=UniformSampler())
     test = SampledEpisodes(store=store, classes=store.split("test"), spec=spec, sampler=UniformSampler(), seed=1, length=40)
     ways = spec.ways.low
-    learner = make(store.fields)
+    learner = make(inputs_of(train))
     learner.train()
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-3)
     for i in range(steps):
@@ -58,17 +59,17 @@ def check_learner(make: Callable[[Mapping[str, FieldSpec]], Any], *, steps: int 
     learner.eval()
     episode = to_torch(test[0])
     with torch.no_grad():
-        logits = learner.adapt(episode.support, ways)(episode.query.fields)
+        logits = adapted(learner, episode)(episode.query.fields)
         assert logits.shape == (1, ways * spec.queries.low, ways), "logits are [B, n, W]"
 
-        twin = make(store.fields)
+        twin = make(inputs_of(train))
         twin.load_state_dict(learner.state_dict())
         twin.eval()
-        assert torch.equal(twin.adapt(episode.support, ways)(episode.query.fields), logits), "state round trip"
+        assert torch.equal(adapted(twin, episode)(episode.query.fields), logits), "state round trip"
 
         if equivariant:
             renamed = replace(episode.support, labels=(episode.support.labels + 1) % ways)
-            turned = learner.adapt(renamed, ways)(episode.query.fields)
+            turned = learner.adapt(replace(task_of(episode), support=renamed))(episode.query.fields)
             assert torch.allclose(turned, logits.roll(1, dims=-1), atol=1e-4), "renaming labels permutes logits"
 
         hits = []
@@ -76,6 +77,6 @@ def check_learner(make: Callable[[Mapping[str, FieldSpec]], Any], *, steps: int 
             one = to_torch(test[i])
             # Each shot of a class gets another label: the support no longer says which class is which.
             shuffled = replace(one.support, labels=torch.arange(ways * spec.shots.low)[None] % ways)
-            wrong = learner.adapt(shuffled, ways)(one.query.fields).argmax(-1)
+            wrong = learner.adapt(replace(task_of(one), support=shuffled))(one.query.fields).argmax(-1)
             hits.append(float((wrong == one.query.labels).float().mean()))
     assert abs(float(np.mean(hits)) - 1 / ways) < 0.15, "shuffled labels score chance"

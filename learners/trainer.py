@@ -16,6 +16,7 @@ from episodes.adapters.pytorch import DeviceStream, prefetch, resident, to_torch
 from episodes.episode import Episode
 from episodes.errors import CheckpointError, ConfigError, StreamError
 from episodes.rng import stream_key
+from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
 from learners import checkpoint, ranks
 from learners.fabric import make_fabric
@@ -86,12 +87,21 @@ class Trainer:
         Raises:
             StreamError: the split does not fit on the device, or cannot be made there (``data="resident"``).
         """
-        kind, device = self.config.data, self.fabric.device
+        kind, device, block = self.config.data, self.fabric.device, self._together(series)
         if kind == "resident":
-            return resident(series, device)
+            return resident(series, device, block=block)
         if kind == "prefetch" or (kind == "auto" and device.type != "cpu"):
-            return prefetch(series, device, workers=self.workers)
-        return Stream(series, workers=self.workers)
+            return prefetch(series, device, workers=self.workers, block=block)
+        return Stream(series, workers=self.workers, block=block)
+
+    def _together(self, series: Any) -> int | None:
+        """Episodes in one pass, None: one by one. Those of several sizes cannot be stacked; and ranks take turns episode
+        by episode, so where batch norm keeps running statistics each must pass alone (`ranks.RunningStatistics`)."""
+        each, most = self.config.meta_batch // ranks.world(), self.config.together
+        alone = ranks.world() > 1 and self._statistics.kept
+        even = isinstance(series, SampledEpisodes) and series.spec.fixed
+        size = math.gcd(each, most or each)
+        return size if even and not alone and size > 1 else None
 
     def fit(
         self,
@@ -157,15 +167,18 @@ class Trainer:
         self.optimizer.zero_grad()
         totals = {"data_seconds": 0.0}
         with self._statistics.step():
-            for _ in range(each):
+            done = 0
+            while done < each:
                 asked = time.perf_counter()
                 episode = next(train) if isinstance(train, DeviceStream) else to_torch(next(train), self.fabric.device)
                 totals["data_seconds"] += time.perf_counter() - asked
+                share = len(episode.class_ids) / each
+                done += len(episode.class_ids)
                 with self._statistics.episode():
                     loss, values = self._loss(episode)
-                self.fabric.backward(loss / each)
+                self.fabric.backward(loss * share)
                 for name, value in {"loss": float(loss.detach()), **values}.items():
-                    totals[name] = totals.get(name, 0.0) + value / each
+                    totals[name] = totals.get(name, 0.0) + value * share
         if _position(train) != index + self.config.meta_batch:
             raise StreamError(
                 f"the stream is not one of {ranks.world()} ranks; make it after the trainer, without rank, world"

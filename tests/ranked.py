@@ -11,8 +11,8 @@ import torch
 import episodes
 from episodes.errors import ConfigError
 from learners import ranks
-from learners.backbones import Conv4
 from learners.methods import protonet
+from learners.protocol import Inputs
 from learners.report import evaluate
 from learners.settings import TrainConfig
 from learners.testing import separable_world
@@ -27,7 +27,7 @@ class Watched(protonet.ProtoNet):
     in none."""
 
     def __init__(self) -> None:
-        super().__init__(Conv4((1, 16, 16), 8), protonet.Options())
+        super().__init__(protonet.Options(width=8), Inputs(fields=separable_world().fields))
         self.sometimes, self.never = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
         self.seen: list[int] = []
 
@@ -35,7 +35,7 @@ class Watched(protonet.ProtoNet):
         self.seen.append(episode.index)
         result = super().meta_loss(episode)
         loss = result.loss + self.sometimes.square().sum() if episode.index % 5 == 0 else result.loss
-        return type(result)(loss, result.values)
+        return type(result)(loss=loss, values=result.values)
 
 
 def train(run: Path, stop: int | None, config: TrainConfig = CONFIG) -> dict[str, object]:

@@ -20,6 +20,7 @@ from learners import checkpoint, functional, metrics
 from learners.audit import audit
 from learners.backbones import Conv4
 from learners.methods import protonet
+from learners.protocol import Inputs
 from learners.report import evaluate, mean_and_interval
 from learners.settings import TrainConfig
 from learners.testing import check_learner, separable_world
@@ -27,11 +28,12 @@ from learners.trainer import Trainer
 
 SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=4)
 WORLD = separable_world()
+INPUTS = Inputs(fields=WORLD.fields)
 
 
 def learner(**options):
     torch.manual_seed(0)
-    return protonet.make(protonet.Options(width=8, **options), WORLD.fields)
+    return protonet.make(protonet.Options(width=8, **options), INPUTS)
 
 
 @pytest.mark.parametrize(
@@ -60,9 +62,9 @@ def test_conv4_refuses_images_it_would_pool_to_nothing():
 
 @pytest.mark.parametrize("distance", ["euclidean", "cosine"])
 def test_protonet_keeps_the_laws_of_a_learner(distance):
-    def make(fields):
+    def make(inputs):
         torch.manual_seed(0)
-        return protonet.make(protonet.Options(width=16, distance=distance), fields)
+        return protonet.make(protonet.Options(width=16, distance=distance), inputs)
 
     check_learner(make)
 
@@ -144,31 +146,34 @@ def test_a_report_tells_where_it_comes_from():
 class Leaky(protonet.ProtoNet):
     """Uses the batch statistics of the queries, as many published codes do by leaving batch norm in training mode."""
 
-    def adapt(self, support, ways, unlabeled=None):
+    def adapt(self, task):
         self.train()
-        return super().adapt(support, ways, unlabeled)
+        return super().adapt(task)
 
 
 def test_the_audit_finds_batch_statistics_over_queries():
     series = episodes.sample(WORLD, "test", SPEC, length=3)
-    leaky = Leaky(Conv4((1, 16, 16), 8), protonet.Options())
+    leaky = Leaky(protonet.Options(width=8), INPUTS)
     report = evaluate(leaky, series, method="leaky")
     assert not report.audit.passed
     assert report.audit.largest_difference > 0.01
     assert "LEAKAGE AUDIT FAILED" in str(report)
-    leaky.transductive = True
-    assert audit(leaky, [to_torch(series[0])]).passed, "a declared transductive method may"
+
+    class Declared(Leaky):
+        transductive = True
+
+    assert audit(Declared(protonet.Options(width=8), INPUTS), [to_torch(series[0])]).passed, "a declared method may"
 
 
 def test_unlabeled_rows_reach_adapt_in_evaluation_and_audit():
     class Curious(protonet.ProtoNet):
         seen = ()
 
-        def adapt(self, support, ways, unlabeled=None):
-            self.seen = (*self.seen, unlabeled["image"].shape[1])
-            return super().adapt(support, ways, unlabeled)
+        def adapt(self, task):
+            self.seen += tuple(len(rows) for rows in task.unlabeled["image"])
+            return super().adapt(task)
 
-    curious = Curious(Conv4((1, 16, 16), 8), protonet.Options())
+    curious = Curious(protonet.Options(width=8), INPUTS)
     spec = episodes.EpisodeSpec.from_table(SPEC.to_table() | {"unlabeled": 2})
     evaluate(curious, episodes.sample(WORLD, "test", spec, length=3), method="curious", audited=1)
     assert curious.seen == (2 * spec.ways.low,) * 4
@@ -279,7 +284,7 @@ def test_waiting_for_data_is_told_from_computing(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     late = episodes.sample(WORLD, "train", SPEC, then=pass_by, length=2)
     tested = episodes.sample(WORLD, "test", SPEC, length=2)
-    trainer = Trainer(Slow(Conv4((1, 16, 16), 8), protonet.Options()), "protonet", replace(CONFIG, steps=2), tmp_path)
+    trainer = Trainer(Slow(protonet.Options(width=8), INPUTS), "protonet", replace(CONFIG, steps=2), tmp_path)
     trainer.fit(episodes.Stream(late), lambda m: evaluate(m, tested, method="protonet"))
     lines = metrics.read(tmp_path, "train")  # both episodes, of two parts each, are made in one call
     assert [(line["seconds"], line["data_share"]) for line in lines] == [(16, 0.75), (4, 0)]
@@ -298,10 +303,10 @@ def test_the_precision_reaches_the_loss(tmp_path):
         seen = ()
 
         def meta_loss(self, episode):
-            self.seen = (*self.seen, self.backbone(functional.to_float(episode.support.fields["image"][0])).dtype)
+            self.seen = (*self.seen, self.embedding.backbone(functional.to_float(episode.support.fields["image"][0])).dtype)
             return super().meta_loss(episode)
 
-    precise = Precise(Conv4((1, 16, 16), 8), protonet.Options())
+    precise = Precise(protonet.Options(width=8), INPUTS)
     series = episodes.sample(WORLD, "test", SPEC, length=2)
     Trainer(precise, "protonet", replace(CONFIG, steps=2, precision="bf16-mixed"), tmp_path).fit(
         episodes.Stream(episodes.sample(WORLD, "train", SPEC)), lambda m: evaluate(m, series, method="protonet")

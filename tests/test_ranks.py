@@ -81,9 +81,12 @@ def test_several_ranks_give_the_numbers_of_one(shared):
         # A bias before batch norm has no gradient but rounding, of which Adam makes whole steps.
         if not name.endswith((".0.bias", "running_mean")):
             assert torch.allclose(values.float(), states[1][name].float(), rtol=1e-2, atol=1e-3), name
-    counts = [state["backbone.blocks.0.1.num_batches_tracked"].item() for state in states]
+    counts = [state["embedding.backbone.blocks.0.1.num_batches_tracked"].item() for state in states]
     assert counts == [54, 54]
-    means = [state["backbone.blocks.0.1.running_mean"] - state["backbone.blocks.0.0.bias"] for state in states]
+    means = [
+        state["embedding.backbone.blocks.0.1.running_mean"] - state["embedding.backbone.blocks.0.0.bias"]
+        for state in states
+    ]
     assert torch.allclose(*means, rtol=1e-2, atol=2e-3), "batch norm's statistics are those of all episodes in turn"
     assert states[1]["sometimes"].tolist() == pytest.approx(states[0]["sometimes"].tolist(), rel=1e-3)
     assert states[1]["never"].tolist() == [1, 1]

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from episodes.adapters._device_stream import DeviceStream
-from episodes.adapters._each import each, each_with_axis
 from episodes.adapters._torch_bus import Bus, device_of
 from episodes.adapters._torch_transform import normalise
+from episodes.adapters.each import each, each_with_axis
 from episodes.episode import Episode, EpisodeBlock, Part
 from episodes.errors import StreamError
 from episodes.protocols import Series

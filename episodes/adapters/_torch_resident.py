@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from episodes.adapters._device_stream import DeviceStream
-from episodes.adapters._each import each_with_axis
 from episodes.adapters._torch_bus import Bus, device_of
 from episodes.adapters._torch_transform import apply
+from episodes.adapters.each import each_with_axis
 from episodes.classes import TURNS, ClassIndex, Int
 from episodes.episode import Episode, EpisodeBlock
 from episodes.errors import StoreError, StreamError

@@ -9,7 +9,7 @@ import jax
 from numpy.typing import NDArray
 
 from episodes.adapters._device_stream import DeviceStream
-from episodes.adapters._each import each_with_axis
+from episodes.adapters.each import each_with_axis
 from episodes.episode import Episode, EpisodeBlock
 from episodes.stream.stream import Stream
 

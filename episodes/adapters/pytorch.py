@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from episodes.adapters._device_stream import DeviceStream
-from episodes.adapters._each import each_with_axis
 from episodes.adapters._torch_prefetch import prefetch
 from episodes.adapters._torch_resident import resident
+from episodes.adapters.each import each_with_axis
 from episodes.episode import Episode, EpisodeBlock
 from episodes.protocols import Series
 from episodes.stream.stream import Stream

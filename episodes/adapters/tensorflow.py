@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from episodes.adapters._each import each_with_axis
+from episodes.adapters.each import each_with_axis
 from episodes.episode import Episode, EpisodeBlock, Part
 from episodes.protocols import Series
 from episodes.stream.stream import Stream

@@ -9,36 +9,30 @@ released code; in evaluation batch norm uses its running statistics, so the meth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from episodes.episode import Episode, Fields, Part
+from episodes.episode import Episode
 from episodes.errors import ConfigError, SpecError
-from episodes.protocols import FieldSpec
 from episodes.spec import EpisodeSpec
 from learners import functional
-from learners.backbones import Conv4
-from learners.protocol import MetaLoss, Predictor
+from learners.embedding import Embedding, EmbeddingOptions
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(EmbeddingOptions):
     """What distinguishes one ProtoNet from another."""
 
     distance: Literal["euclidean", "cosine"] = field(
         default="euclidean", metadata={"help": "squared Euclidean distance, or cosine similarity times --scale"}
     )
     scale: float = field(default=10.0, metadata={"help": "factor of the cosine"})
-    width: int = field(default=64, metadata={"help": "channels of the Conv-4 backbone"})
-    image: str = field(default="image", metadata={"help": "store field that holds the input"})
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ConfigError(f"width: expected 1 or more, got {self.width}")
+        EmbeddingOptions.__post_init__(self)
         if self.scale <= 0:
             raise ConfigError(f"scale: expected a number above 0, got {self.scale}")
 
@@ -46,13 +40,20 @@ class Options:
 class ProtoNet(nn.Module):
     """See the module's docstring."""
 
-    transductive = False
-    batch_norm = "running"
-
-    def __init__(self, backbone: nn.Module, options: Options) -> None:
+    def __init__(self, options: Options, inputs: Inputs) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.embedding = Embedding(options, inputs)
         self.options = options
+
+    @property
+    def transductive(self) -> bool:
+        """By its batch norm only."""
+        return self.embedding.transductive
+
+    @property
+    def batch_norm(self) -> str:
+        """As the options say."""
+        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every class has a shot to make its prototype of, and there is a query to score."""
@@ -61,26 +62,17 @@ class ProtoNet(nn.Module):
         if spec.queries.high < 1 and spec.queries.kind in ("range", "weights"):
             raise SpecError(f"protonet is scored by its queries; queries={spec.queries} must be 1 or more")
 
-    def adapt(self, support: Part[Tensor], ways: int, unlabeled: Fields[Tensor] | None = None) -> Predictor:
+    def adapt(self, task: Task) -> Predictor:
         """Prototypes of the support; the predictor gives logits [B, Q, W]."""
-        del unlabeled  # plain ProtoNet has no use for it
-        prototypes = functional.class_means(self._embed(support.fields), support.labels, ways)
-        return lambda fields: self._logits(self._embed(fields), prototypes)
+        features, statistics = self.embedding.support(task.support.fields)
+        prototypes = functional.class_means(features, task.support.labels, task.ways)
+        return lambda fields: self._logits(self.embedding.query(fields, statistics), prototypes)
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Mean cross-entropy of the queries."""
-        support, query, ways = episode.support, episode.query, episode.class_ids.shape[1]
-        name, shots = self.options.image, episode.support.labels.shape[1]
-        features = self._embed({name: torch.cat([support.fields[name], query.fields[name]], dim=1)})
-        prototypes = functional.class_means(features[:, :shots], support.labels, ways)
-        logits = self._logits(features[:, shots:], prototypes)
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), query.labels.flatten(), ignore_index=-1)
-        return MetaLoss(loss, {"accuracy": float(functional.accuracy(logits.detach(), query.labels).mean())})
-
-    def _embed(self, fields: Fields[Tensor]) -> Tensor:
-        images = functional.to_float(fields[self.options.image])
-        features: Tensor = self.backbone(images.flatten(0, 1))
-        return features.reshape(*images.shape[:2], -1)
+        support, queries, _ = self.embedding.parts(episode)
+        prototypes = functional.class_means(support, episode.support.labels, episode.class_ids.shape[1])
+        return classified(self._logits(queries, prototypes), episode.query.labels)
 
     def _logits(self, queries: Tensor, prototypes: Tensor) -> Tensor:
         if self.options.distance == "cosine":
@@ -88,12 +80,10 @@ class ProtoNet(nn.Module):
         return -functional.squared_distances(queries, prototypes)
 
 
-def make(options: Options, fields: Mapping[str, FieldSpec]) -> ProtoNet:
-    """A ProtoNet on Conv-4 for the store's images.
+def make(options: Options, inputs: Inputs) -> ProtoNet:
+    """A ProtoNet for these inputs.
 
     Raises:
-        ConfigError: the store has no such field, or its images are too small.
+        ConfigError: the store has no such field, or the backbone does not take its rows.
     """
-    if options.image not in fields:
-        raise ConfigError(f"image: the store has no field '{options.image}'; it has {', '.join(sorted(fields))}")
-    return ProtoNet(Conv4(fields[options.image].shape, options.width), options)
+    return ProtoNet(options, inputs)

@@ -22,6 +22,7 @@ def each(episode: Episode[A], to: Callable[[A], B]) -> Episode[B]:
         support=_part(episode.support, to),
         query=_part(episode.query, to),
         unlabeled=None if episode.unlabeled is None else _part(episode.unlabeled, to),
+        class_fields={name: to(values) for name, values in episode.class_fields.items()},
     )
 
 
