@@ -19,6 +19,7 @@ from cli import (
     ingest,
     inspect,
     plan,
+    recipes,
     show,
     split,
     stream,
@@ -100,7 +101,9 @@ def main() -> None:
     """
 
 
-for command in (bench, compile, copy, demo, evaluate, freeze, ingest, inspect, plan, show, split, stream, train, verify):
+for command in (
+    *(bench, compile, copy, demo, evaluate, freeze, ingest, inspect, plan, recipes, show, split, stream, train, verify),
+):
     main.add_command(command.command)
 
 if __name__ == "__main__":

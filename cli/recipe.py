@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import tomli_w
 
 import episodes
+from cli import shipped
+from cli.outcome import Ran, Result
 from episodes import config, frozen, plugins
 from episodes.count import Count
-from episodes.errors import ConfigError, near
+from episodes.errors import ConfigError
 from episodes.selection import Selection
 from episodes.spec import COUNTS, EpisodeSpec, Relation
 from episodes.transforms import Transform, delivery
@@ -135,7 +136,11 @@ class Recipe:
 
     name: str = "custom"
     about: str = ""
-    """What it reproduces, and what it gave on what hardware in how long."""
+    """What it reproduces, and where it differs."""
+    size: Literal["paper", "cpu"] | None = None
+    """``paper``: the published schedule; ``cpu``: one that two cores finish in minutes."""
+    data: str = ""
+    """Data set it is for."""
     method: str
     learner: Mapping[str, Any] = field(default_factory=dict)
     """Options of the method that differ from its defaults."""
@@ -143,8 +148,14 @@ class Recipe:
     validate: EpisodeTable = VALIDATION
     evaluate: tuple[EpisodeTable, ...] = (TEST,)
     train: TrainConfig = field(default_factory=TrainConfig)
+    result: tuple[Result, ...] = ()
+    """Published and measured numbers of a shipped recipe."""
+    ran: Ran | None = None
+    """The run that gave the measured ones; None: it was not run."""
 
     def __post_init__(self) -> None:
+        if self.ran is None and (measured := [one.setting for one in self.result if one.measured is not None]):
+            raise ConfigError(f"ran: '{measured[0]}' was measured; say on what, in how many minutes and steps")
         trained = self.episode.delivery()
         tables = {"validate": self.validate} | {f"evaluate[{i}]": one for i, one in enumerate(self.evaluate)}
         for where, table in tables.items():
@@ -157,8 +168,9 @@ class Recipe:
                     )
 
     def to_toml(self) -> str:
-        """The text that `read` reads back."""
-        return tomli_w.dumps(config.to_table(self))
+        """The text of a run's recipe, which `read` reads back: all but `result` and `ran`, for it is another run."""
+        table = config.to_table(self)
+        return tomli_w.dumps({name: value for name, value in table.items() if name not in ("result", "ran")})
 
 
 def episode_table(values: Mapping[str, Any], base: EpisodeTable | None = None) -> EpisodeTable:
@@ -267,9 +279,8 @@ def find(name: str) -> Recipe:
     """
     if name.endswith(".toml") or "/" in name:
         return read(Path(name))
-    folder = resources.files("learners.recipes")
-    shipped = sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    if name not in shipped:
-        raise ConfigError(f"recipe: unknown recipe '{name}'; {near(name, shipped)} (a file's name ends with .toml)")
-    with resources.as_file(folder / f"{name}.toml") as path:
-        return read(path)
+    table = tomllib.loads(shipped.text(name))
+    try:
+        return config.from_table(Recipe, table)
+    except ConfigError as error:
+        raise ConfigError(f"recipe {name}: {error}") from error

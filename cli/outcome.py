@@ -1,0 +1,65 @@
+"""Outcome: what a shipped recipe gave when it was run, beside what was published for its setting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from episodes.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """One number of a recipe, in percent."""
+
+    setting: str
+    """``5-way 1-shot``; of another split or policy than the recipe's first ``[[evaluate]]`` its name, too."""
+    metric: str = "accuracy"
+    published: float | None = None
+    """As the paper gives it; None: it has no such number."""
+    measured: float | None = None
+    """Of the run that `Ran` describes; None: not measured."""
+    interval95: float | None = None
+    """Half the width of its 95 % interval over episodes."""
+    episodes: int | None = None
+    """Episodes behind the measured number."""
+    note: str = ""
+    """What a reader must know to compare the two."""
+
+    def __post_init__(self) -> None:
+        for name in ("published", "measured", "interval95"):
+            if (value := getattr(self, name)) is not None and not 0 <= value <= 100:
+                raise ConfigError(f"{name}: expected percent in 0..100, got {value}")
+        if self.measured is not None and self.episodes is None:
+            raise ConfigError("episodes: a measured number needs the number of episodes behind it")
+        if self.measured is None and (self.interval95 is not None or self.episodes is not None):
+            raise ConfigError("measured: interval95 and episodes are of a measured number, which is missing")
+
+    def __str__(self) -> str:
+        measured = "not measured" if self.measured is None else f"{self.measured:.2f} %{self._behind()}"
+        published = "" if self.published is None else f", published {self.published:.1f}"
+        metric = "" if self.metric == "accuracy" else f", {self.metric}"
+        return f"{self.setting}{metric}: {measured}{published}{f' ({self.note})' if self.note else ''}"
+
+    def _behind(self) -> str:
+        interval = "" if self.interval95 is None else f" ± {self.interval95:.2f}"
+        return f"{interval} over {self.episodes:,} episodes"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """The run that gave the measured numbers."""
+
+    on: str
+    """``2 cores``."""
+    minutes: float
+    """Of the training."""
+    steps: int
+    """Outer steps, fewer than the recipe's where it stopped early."""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.minutes <= 0 or self.steps < 1:
+            raise ConfigError(f"minutes and steps: expected more than 0, got {self.minutes} and {self.steps}")
+
+    def __str__(self) -> str:
+        return f"{self.steps:,} steps, {self.minutes:g} min on {self.on}{f' ({self.note})' if self.note else ''}"
