@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: results, learning curve, an episode, accuracies, provenance."""
+"""The report as one self-contained HTML page: results, learning curve, an episode, calibration, breakdowns, provenance."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 import episodes
 from episodes.picture import draw
 from episodes.shards.images import is_picture
 from episodes.shards.read import EpisodeShards
 from episodes.stream.series import SampledEpisodes
-from learners import metrics
+from learners import metrics, plots
+from learners.breakdown import Share
 from learners.report import Report
+
+EACH = 10  # classes listed at either end
 
 
 def render(run: Path, recipe: str, results: Sequence[Report], series: Sequence[SampledEpisodes | EpisodeShards]) -> str:
@@ -34,65 +35,45 @@ def render(run: Path, recipe: str, results: Sequence[Report], series: Sequence[S
         results: one report a setting.
         series: the episodes behind each.
     """
-    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
-        resources.files("learners").joinpath("page.html").read_text("utf-8")
-    )
+    sections = [
+        {
+            "report": report,
+            "histogram": plots.histogram(report.per_episode, report.mean),
+            "reliability": plots.reliability(report.calibration),
+            "breakdowns": breakdowns(report),
+            "classes": extremes(report),
+            "episode": _episode(one),
+        }
+        for report, one in zip(results, series, strict=True)
+    ]
+    curve = plots.curve(metrics.read(run, "train"), metrics.read(run, "val"))
+    return filled("page.html", sections=sections, curve=curve, training=metrics.summary(run), recipe=recipe, run=run.name)
+
+
+def filled(name: str, **values: Any) -> str:
+    """A template of this folder with its values, and with what it was made with."""
+    folder = resources.files("learners")
+    loader = jinja2.FunctionLoader(lambda one: folder.joinpath(one).read_text("utf-8"))
+    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
     about = {
         "episodes": episodes.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": platform.processor() or platform.machine(),
     }
-    sections = [
-        {"report": report, "histogram": _histogram(report), "episode": _episode(one)}
-        for report, one in zip(results, series, strict=True)
-    ]
-    return template.render(
-        sections=sections, curve=_curve(run), training=metrics.summary(run), recipe=recipe, about=about, run=run.name
-    )
+    return template.render(about=about, **values)
 
 
-def _curve(run: Path) -> str | None:
-    train, val = metrics.read(run, "train"), metrics.read(run, "val")
-    if not train and not val:
-        return None
-    figure, axes = _axes(7.0)
-    steps, loss = [line["step"] for line in train], np.array([line["loss"] for line in train])
-    if len(loss):
-        window = max(1, len(loss) // 100)
-        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
-        axes.plot(steps[window - 1 :], smooth, color="#4477aa", linewidth=1.2)
-        axes.set_yscale("log")
-    axes.set_xlabel("outer step")
-    axes.set_ylabel("training loss", color="#4477aa")
-    if val:
-        right = axes.twinx()
-        right.plot([v["step"] for v in val], [100 * v["accuracy"] for v in val], "o-", color="#cc6644", markersize=3)
-        right.set_ylabel("validation accuracy, %", color="#cc6644")
-    return _svg(figure)
+def breakdowns(report: Report) -> list[str]:
+    """A picture for each thing that the episodes of a report differ in."""
+    pictures = [plots.breakdown(name, slices) for name, slices in report.against.items()]
+    return pictures + ([plots.by_shots(report.per_shots)] if len(report.per_shots) > 1 else [])
 
 
-def _histogram(report: Report) -> str:
-    figure, axes = _axes(4.5)
-    axes.hist(100 * report.per_episode, bins=min(30, max(5, report.episodes // 10)), color="#4477aa")
-    axes.axvline(100 * report.mean, color="#cc6644")
-    axes.set_xlabel("accuracy of an episode, %")
-    axes.set_ylabel("episodes")
-    return _svg(figure)
-
-
-def _axes(width: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, 2.6), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    text = buffer.getvalue()
-    return text[text.index("<svg") :]
+def extremes(report: Report) -> tuple[list[tuple[str, Share]], list[tuple[str, Share]]]:
+    """The ten classes of least accuracy, and the ten of most, without those of the first list."""
+    order = sorted(report.per_class.items(), key=lambda one: (one[1].accuracy, one[0]))
+    return order[:EACH], order[EACH:][-EACH:][::-1]
 
 
 def _episode(series: SampledEpisodes | EpisodeShards) -> str | None:

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from episodes.adapters.pytorch import to_torch
-from episodes.episode import Episode
 from episodes.spec import EpisodeSpec
 from episodes.stream.mixture import MixedEpisodes
 from episodes.stream.series import SampledEpisodes
-from episodes.stream.stream import Stream
-from learners import functional, ranks
+from learners import breakdown, ranks
 from learners.audit import EPISODES, Audit, audit, merged
+from learners.breakdown import Share, Slice, mean_and_interval
+from learners.calibration import Calibration, calibration
+from learners.descriptors import Described, describer
 from learners.origin import Episodes, origins
-from learners.protocol import MetaLearner, adapted
+from learners.protocol import MetaLearner
+from learners.records import Records, collect
 
-_PASS_BYTES, _TOGETHER = 1 << 20, 256  # of the inputs of one pass, and episodes in it at most
+__all__ = ["Report", "Timing", "evaluate", "mean_and_interval"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What scoring took, without the audit."""
+
+    adapt_seconds: float
+    """Of one episode, in the mean; where several are computed together, its share."""
+    predict_seconds: float
+    """The same, of all queries of an episode."""
+    episodes_per_second: float
+    """Of all processes together, waiting for episodes included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,13 +52,24 @@ class Report:
     interval95: float
     """Half width: 1.96 standard errors over episodes (sample standard deviation, ddof 1)."""
     per_episode: NDArray[np.float64]
+    normalised: tuple[float, float] | None
+    """Mean and half width of the accuracy above chance (`breakdown.normalised`), which ways of any number share."""
+    calibration: Calibration
+    per_class: Mapping[str, Share]
+    per_shots: Mapping[int, Share]
+    descriptors: Described
+    """name -> [episodes], see `learners.descriptors`."""
+    against: Mapping[str, list[Slice]]
+    """Accuracy by each descriptor that differs between episodes."""
     spec: EpisodeSpec
     split: str
     sampler: str
     seed: int
     rotations: bool
     fingerprint: str
-    """Of the series: store, split, spec, sampler and seed."""
+    """Of the series: store, split, spec, sampler, seed and transforms."""
+    drawn: str
+    """The same without the transforms: results of equal `drawn` were scored on the same rows, and can be compared."""
     store_fingerprint: str
     source: str = ""
     """Name of the store, where episodes of several are evaluated."""
@@ -51,6 +78,7 @@ class Report:
     batch_norm: str
     transductive: bool
     audit: Audit
+    timing: Timing
     seconds: float
 
     @property
@@ -74,20 +102,36 @@ class Report:
         )
 
     def to_table(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Plain values, for JSON: what is no finite number is None, a descriptor that all episodes share one number."""
         table = {f.name: getattr(self, f.name) for f in fields(self)}
-        table |= {"spec": self.spec.to_table(), "audit": asdict(self.audit)}
+        table |= {"spec": self.spec.to_table(), "audit": asdict(self.audit), "timing": asdict(self.timing)}
         table["per_episode"] = [round(float(value), 6) for value in self.per_episode]
         table["episodes"] = self.episodes
         table["audit"]["passed"] = self.audit.passed
-        return table
+        table["calibration"] = self.calibration.to_table()
+        table["per_class"] = {name: asdict(share) for name, share in self.per_class.items()}
+        table["per_shots"] = {str(shots): asdict(share) for shots, share in self.per_shots.items()}
+        table["descriptors"] = {name: _short(values) for name, values in self.descriptors.items()}
+        table["against"] = {name: [asdict(one) for one in slices] for name, slices in self.against.items()}
+        if self.normalised is not None:
+            table["normalised"] = dict(zip(("mean", "interval95"), self.normalised, strict=True))
+        plain: dict[str, Any] = _finite(table)
+        return plain
 
 
-def mean_and_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval: 1.96 · sd / √n with ddof 1; infinite for a single value."""
-    if len(values) < 2:
-        return float(values.mean()), float("inf")
-    return float(values.mean()), float(1.96 * values.std(ddof=1) / np.sqrt(len(values)))
+def _short(values: NDArray[np.float64]) -> float | list[float]:
+    """One number if all are equal."""
+    rounded = [round(value, 6) for value in values.tolist()]
+    return rounded[0] if len(set(rounded)) == 1 else rounded
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither infinity nor NaN."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def evaluate(
@@ -126,59 +170,71 @@ def evaluate(
     mode, begin = module.training, time.perf_counter()
     module.eval()
     try:
-        values = _scores(learner, series, series.length, device, progress)
+        records = collect(learner, series, describer(series, trained_on), device, progress)
+        scored = time.perf_counter() - begin
         own = range(ranks.rank(), min(audited, series.length), ranks.world())
         found = merged(ranks.gathered(audit(learner, (to_torch(series[i], device) for i in own))))
     finally:
         module.train(mode)
-    mean, interval = mean_and_interval(values)
     names = frozenset[str]().union(*(part.class_names for part in parts))
     return Report(
         method=method,
         metric="accuracy",
-        mean=mean,
-        interval95=interval,
-        per_episode=values,
+        **_numbers(records, series),
         spec=parts[0].spec,
         split=" + ".join(dict.fromkeys(part.split for part in parts)),
         sampler=parts[0].sampler,
         seed=series.seed if isinstance(series, MixedEpisodes) else parts[0].seed,
         rotations=any(part.rotations for part in parts),
         fingerprint=series.fingerprint,
+        drawn=_drawn(series),
         store_fingerprint=" + ".join(part.store for part in parts),
         source=source or (" + ".join(series.sources) if isinstance(series, MixedEpisodes) else ""),
         seen_classes=len(names & set(trained_on)),
         batch_norm=learner.batch_norm,
         transductive=learner.transductive,
         audit=found,
+        timing=_timing(records, scored),
         seconds=time.perf_counter() - begin,
     )
 
 
-@torch.no_grad()
-def _scores(
-    learner: MetaLearner,
-    series: Episodes,
-    length: int,
-    device: torch.device | str,
-    progress: Callable[[int, int], None],
-) -> NDArray[np.float64]:
-    """[length] accuracy of each episode, whichever rank predicted it."""
-    own: dict[int, float] = {}
-    for indices, episode in _episodes(series, device):
-        logits = adapted(learner, episode)(episode.query.fields)
-        own |= zip(indices, functional.accuracy(logits, episode.query.labels).tolist(), strict=True)
-        progress(min(len(own) * ranks.world(), length), length)
-    scores = [one for part in ranks.gathered(own) for one in part.items()]
-    assert sorted(index for index, _ in scores) == list(range(length)), "every episode once"
-    return np.array([score for _, score in sorted(scores)], np.float64)
+def _numbers(records: Records, series: Episodes) -> dict[str, Any]:
+    """Everything of a report that is made from the records."""
+    accuracy = records.accuracy
+    mean, interval = mean_and_interval(accuracy)
+    above = breakdown.normalised(accuracy, records.described["ways"])
+    return {
+        "mean": mean,
+        "interval95": interval,
+        "per_episode": accuracy,
+        "normalised": None if above is None else mean_and_interval(above),
+        "calibration": calibration(records.confidence, records.right, records.nll),
+        "per_class": breakdown.by_class(records, series),
+        "per_shots": breakdown.by_shots(records),
+        "descriptors": records.described,
+        "against": breakdown.against(accuracy, records.described),
+    }
 
 
-def _episodes(series: Episodes, device: torch.device | str) -> Iterator[tuple[Sequence[int], Episode[Tensor]]]:
-    """The episodes of this rank with their indices: those of one size many at a time, others one by one."""
-    size = max(1, min(_TOGETHER, _PASS_BYTES // max(1, series.episode_bytes)))
-    if not (isinstance(series, SampledEpisodes) and series.spec.fixed):
-        yield from (([one.index], to_torch(one, device)) for one in Stream(series))
-        return
-    for block in Stream(series, block=size):
-        yield block.indices, to_torch(block, device)
+def _drawn(series: Episodes) -> str:
+    """Fingerprint of the series as its rows are, whatever happens to their values."""
+    sources = series.sources if isinstance(series, MixedEpisodes) else {"": series}
+    if not any(isinstance(one, SampledEpisodes) and (one.transforms or one.then) for one in sources.values()):
+        return series.fingerprint
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what there is to warn of was said when the series was made
+        if isinstance(series, MixedEpisodes):
+            plain = {name: replace(one, transforms=(), then=None) for name, one in series.sources.items()}
+            return replace(series, sources=plain).fingerprint
+        assert isinstance(series, SampledEpisodes)
+        return replace(series, transforms=(), then=None).fingerprint
+
+
+def _timing(records: Records, seconds: float) -> Timing:
+    num = len(records.index)
+    return Timing(
+        adapt_seconds=records.adapt_seconds / num,
+        predict_seconds=records.predict_seconds / num,
+        episodes_per_second=num / max(ranks.gathered(seconds)),
+    )

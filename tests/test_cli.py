@@ -112,7 +112,7 @@ def test_a_run_is_evaluated_with_a_report(trained):
     table = json.loads((trained / "small.json").read_text())["results"][0]
     assert (table["episodes"], table["spec"]["ways"], table["split"]) == (12, 3, "glyphs/test")
     page = (trained / "small.html").read_text()
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 2 + 1 + len(table["against"]), "curve, accuracies, reliability, breakdowns"
     assert "data:image/png;base64" in page
     assert table["store_fingerprint"] in page
     for loading in ("<script", "<link", 'src="http', "@import"):

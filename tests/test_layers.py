@@ -30,7 +30,7 @@ ONLY = {  # module -> the files, or folders, that may import it
     "jax": ("episodes/adapters/jax.py",),
     "tensorflow": ("episodes/adapters/tensorflow.py",),
     "lightning_fabric": ("learners/fabric.py",),
-    "matplotlib": ("learners/page.py",),
+    "matplotlib": ("learners/plots.py",),
     "distributed": ("episodes/engines/dask.py",),
     "ray": ("episodes/engines/ray.py",),
     "click": ("cli/",),

@@ -1,0 +1,106 @@
+"""Pictures of results as SVG text, to be put into a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from learners.breakdown import Share, Slice
+from learners.calibration import BINS, Calibration
+
+BLUE, RED, GREY = "#4477aa", "#cc6644", "#999999"
+_WIDE: Final = 7.0
+
+
+def curve(train: Sequence[Mapping[str, Any]], val: Sequence[Mapping[str, Any]]) -> str | None:
+    """Training loss and validation accuracy by outer step, from the lines of a run's log; None: it has none."""
+    if not train and not val:
+        return None
+    figure, axes = _axes(_WIDE)
+    steps, loss = [line["step"] for line in train], np.array([line["loss"] for line in train])
+    if len(loss):
+        window = max(1, len(loss) // 100)
+        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
+        axes.plot(steps[window - 1 :], smooth, color=BLUE, linewidth=1.2)
+        axes.set_yscale("log")
+    axes.set_xlabel("outer step")
+    axes.set_ylabel("training loss", color=BLUE)
+    if val:
+        right = axes.twinx()
+        right.plot([v["step"] for v in val], [100 * v["accuracy"] for v in val], "o-", color=RED, markersize=3)
+        right.set_ylabel("validation accuracy, %", color=RED)
+    return _svg(figure)
+
+
+def histogram(accuracies: NDArray[np.float64], mean: float) -> str:
+    """Of the episodes' accuracies."""
+    figure, axes = _axes(4.5)
+    axes.hist(100 * accuracies, bins=min(30, max(5, len(accuracies) // 10)), color=BLUE)
+    axes.axvline(100 * mean, color=RED)
+    axes.set_xlabel("accuracy of an episode, %")
+    axes.set_ylabel("episodes")
+    return _svg(figure)
+
+
+def reliability(found: Calibration) -> str:
+    """Accuracy against confidence, bin by bin; the diagonal is where both agree. Grey: how many queries a bin has."""
+    figure, axes = _axes(4.5)
+    filled = found.queries > 0
+    at = (np.arange(BINS) + 0.5) / BINS
+    axes.bar(at, found.queries / found.queries.max(), 1 / BINS, color="#dddddd")
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=1)
+    axes.plot(found.confidence[filled], found.accuracy[filled], "o-", color=BLUE, markersize=4)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    return _svg(figure)
+
+
+def breakdown(name: str, slices: Sequence[Slice]) -> str:
+    """Mean accuracy with its interval by a measurement of the episodes."""
+    figure, axes = _axes(4.5)
+    middle = [(one.low + one.high) / 2 for one in slices]
+    half = [100 * one.interval95 if np.isfinite(one.interval95) else 0.0 for one in slices]
+    axes.errorbar(middle, [100 * one.mean for one in slices], half, fmt="o-", color=BLUE, markersize=4, capsize=2)
+    axes.set(xlabel=name, ylabel="accuracy, %")
+    return _svg(figure)
+
+
+def by_shots(shares: Mapping[int, Share]) -> str:
+    """Accuracy of queries by the shots of their class."""
+    figure, axes = _axes(4.5)
+    axes.plot(list(shares), [100 * share.accuracy for share in shares.values()], "o-", color=BLUE, markersize=4)
+    axes.set(xlabel="shots of the query's class", ylabel="accuracy, %")
+    return _svg(figure)
+
+
+def forest(rows: Sequence[tuple[str, float, float]], label: str, zero: bool = False) -> str:
+    """A mean with its interval a line, in per cent; with a line at `zero` for differences."""
+    figure = Figure(figsize=(_WIDE, 0.8 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    if zero:
+        axes.axvline(0, color=GREY, linewidth=1)
+    for place, (_, mean, half) in enumerate(rows):
+        finite = 100 * half if np.isfinite(half) else 0.0
+        axes.errorbar(100 * mean, -place, xerr=finite, fmt="o", color=BLUE, markersize=4, capsize=2)
+    axes.set_yticks([-place for place in range(len(rows))], [name for name, _, _ in rows])
+    axes.set(xlabel=label, ylim=(0.5 - len(rows), 0.5))
+    return _svg(figure)
+
+
+def _axes(width: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
