@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,6 +44,31 @@ class Conv4(nn.Module):
         for block in self.blocks:
             values = torch.relu_(nn.functional.max_pool2d(block(values), 2))
         return values.flatten(1)
+
+
+class StridedConv4(nn.Module):
+    """Four blocks of 3x3 convolution with stride 2, batch norm and ReLU, then flatten: the Omniglot network of Finn et al.
+    2017, which takes the mean over the last positions (`mean`), and of Nichol et al. 2018, which does not.
+
+    D = `width` with the mean; 256 without it for 28x28 at width 64.
+    """
+
+    def __init__(self, shape: tuple[int, ...], width: int = 64, *, mean: bool = False) -> None:
+        super().__init__()
+        channels, height, breadth = _image_shape("conv4-stride", shape)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(channels if i == 0 else width, width, 3, stride=2, padding=1), nn.BatchNorm2d(width))
+            for i in range(BLOCKS)
+        )
+        self.mean = mean
+        self.features = width if mean else width * -(-height // 2**BLOCKS) * -(-breadth // 2**BLOCKS)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[N, C, H, W] float -> [N, D]."""
+        values = images
+        for block in self.blocks:
+            values = torch.relu(block(values))
+        return values.mean((2, 3)) if self.mean else values.flatten(1)
 
 
 class ResNet12(nn.Module):
@@ -119,6 +145,8 @@ class Identity(nn.Module):
 
 OWN: Mapping[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "conv4": Conv4,
+    "conv4-stride": StridedConv4,
+    "conv4-stride-mean": partial(StridedConv4, mean=True),
     "resnet12": ResNet12,
     "linear": Linear,
     "none": Identity,
@@ -129,9 +157,9 @@ def make_backbone(name: str, shape: tuple[int, ...], width: int = 64) -> nn.Modu
     """The backbone of this name for rows of this shape; its ``features`` are D, its batch norms `EpisodeNorm`.
 
     Args:
-        name: ``conv4``, ``resnet12``, ``linear``, ``none``; ``auto``: conv4 of images, none of vectors; or
-            ``package.module:attribute``, a module or what returns one when called without arguments, whose outputs are
-            flattened to features.
+        name: ``conv4``, ``conv4-stride``, ``conv4-stride-mean``, ``resnet12``, ``linear``, ``none``; ``auto``: conv4 of
+            images, none of vectors; or ``package.module:attribute``, a module or what returns one when called without
+            arguments, whose outputs are flattened to features.
         shape: of a row.
         width: channels of the first block, or features of ``linear``; of one's own module it is not used.
 

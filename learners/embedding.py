@@ -39,6 +39,18 @@ class EmbeddingOptions:
             raise ConfigError(f"width: expected 1 or more, got {self.width}")
 
 
+def field_of(options: EmbeddingOptions, inputs: Inputs) -> tuple[str, tuple[int, ...]]:
+    """Name and shape of the field that holds the input.
+
+    Raises:
+        ConfigError: the store has no such field.
+    """
+    name = options.image
+    if name not in inputs.fields:
+        raise ConfigError(f"image: the store has no field '{name}'; it has {', '.join(sorted(inputs.fields))}")
+    return name, inputs.fields[name].shape
+
+
 class Embedding(nn.Module):
     """Rows -> features, [B, n, ...] -> [B, n, D].
 
@@ -52,10 +64,8 @@ class Embedding(nn.Module):
 
     def __init__(self, options: EmbeddingOptions, inputs: Inputs) -> None:
         super().__init__()
-        name = options.image
-        if name not in inputs.fields:
-            raise ConfigError(f"image: the store has no field '{name}'; it has {', '.join(sorted(inputs.fields))}")
-        self.backbone = make_backbone(options.backbone, inputs.fields[name].shape, options.width)
+        name, shape = field_of(options, inputs)
+        self.backbone = make_backbone(options.backbone, shape, options.width)
         self.features: int = self.backbone.features  # type: ignore[assignment]  # torch types attributes as modules
         self.field, self.policy = name, options.batch_norm
         self._norms = norms(self.backbone)

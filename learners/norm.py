@@ -61,18 +61,11 @@ class EpisodeNorm(_BatchNorm):
         now = self.now
         if now.given is not None:
             return self._normalised(values, *now.given.of[self])
-        own = self.training or now.own
-        if not own or (now.episodes == 1 and now.keep is None):
-            return nn.functional.batch_norm(
-                values,
-                self.running_mean if self.training or not own else None,
-                self.running_var if self.training or not own else None,
-                self.weight,
-                self.bias,
-                own,
-                self._momentum() if self.training else 0.0,
-                self.eps,
-            )
+        if not (self.training or now.own):
+            return self._torch(values, 0.0)
+        if self.training and self.running_mean is not None and now.episodes == 1 and now.keep is None:
+            return self._torch(values, self._momentum())
+        # Written out: several episodes, statistics to keep; and torch's own layer has wrong second derivatives under vmap.
         grouped = functional.full(values.reshape(now.episodes, -1, *values.shape[1:]))
         axes = (1, *range(3, grouped.ndim))
         variance, mean = torch.var_mean(grouped, axes, correction=0)
@@ -81,6 +74,11 @@ class EpisodeNorm(_BatchNorm):
         if now.keep is not None:
             now.keep.of[self] = mean, variance
         return self._normalised(values, mean, variance)
+
+    def _torch(self, values: Tensor, momentum: float) -> Tensor:
+        """The layer of torch, which is faster."""
+        running = self.running_mean, self.running_var
+        return nn.functional.batch_norm(values, *running, self.weight, self.bias, self.training, momentum, self.eps)
 
     def _normalised(self, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
         """`values` by the statistics [B, C] of their episodes."""

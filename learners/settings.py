@@ -21,12 +21,14 @@ class TrainConfig:
             "help": "episodes of one size computed in one pass; bounds memory  [default: all that a process has a step]"
         },
     )
-    lr: float = field(default=1e-3, metadata={"help": "learning rate of Adam"})
-    schedule: Literal["constant", "halve", "cosine"] = field(
-        default="cosine", metadata={"help": "constant rate, halved every --halve-every steps, or cosine down to 0"}
+    optimizer: Literal["adam", "sgd"] = field(default="adam", metadata={"help": "of the outer loop"})
+    lr: float = field(default=1e-3, metadata={"help": "its learning rate"})
+    schedule: Literal["constant", "halve", "cosine", "linear"] = field(
+        default="cosine",
+        metadata={"help": "constant rate, halved every --halve-every steps, or down to 0 as a cosine or a line"},
     )
     halve_every: int = field(default=2000, metadata={"help": "steps between halvings"})
-    weight_decay: float = field(default=0.0, metadata={"help": "weight decay of Adam"})
+    weight_decay: float = field(default=0.0, metadata={"help": "weight decay of the optimizer"})
     clip_norm: float | None = field(default=None, metadata={"help": "largest norm of the gradient"})
     validate_every: int = field(default=500, metadata={"help": "steps between validations"})
     patience: int | None = field(default=None, metadata={"help": "validations without a better one before stopping early"})
@@ -60,6 +62,8 @@ class TrainConfig:
         """Learning rate of outer step `step`, 0-based."""
         if self.schedule == "halve":
             return self.lr * 0.5 ** (step // self.halve_every)
+        if self.schedule == "linear":
+            return self.lr * (1 - step / self.steps)
         if self.schedule == "cosine":
             return self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.lr

@@ -68,7 +68,8 @@ class Trainer:
                 "episodes of an outer step over all of them)"
             )
         self.learner = learner
-        optimizer = torch.optim.Adam(learner.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.SGD
+        optimizer = kind(learner.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         self._loss, self.optimizer = self.fabric.setup(_MetaLoss(learner), optimizer)
         ranks.same_parameters(learner)
         self._statistics = ranks.RunningStatistics(learner)

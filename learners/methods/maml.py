@@ -1,0 +1,156 @@
+"""Model-Agnostic Meta-Learning: an initialisation from which a few gradient steps on the support suffice.
+
+Finn, Abbeel, Levine 2017, "Model-agnostic meta-learning for fast adaptation of deep networks": ``w <- w - a * grad L(w)``
+on the support, --inner-steps times, from the initialisation w0. The loss of the queries under the last w is minimised over
+w0, through all steps (second order) or as if the gradients were constants (--first-order). The loss L of the support is
+summed over classes and averaged over shots, as in the released code: ways times the mean, so that its published rates hold.
+
+Batch norm normalises with the statistics of a batch. By default queries are normalised with those of the support, which
+passes once more under the adapted weights; then no prediction depends on another. The published numbers are transductive
+(--batch-norm transductive): all queries of an episode share a batch.
+
+Every parameter is adapted: weights, biases, and scale and shift of batch norm. --inner-rates tensor or value learns a rate
+for each parameter tensor, or each of its values (Li et al. 2017, "Meta-SGD"). --bias-values adds the bias transformation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from episodes.episode import Episode, Fields
+from episodes.errors import ConfigError, SpecError
+from episodes.spec import EpisodeSpec
+from learners import functional
+from learners.embedding import EmbeddingOptions, field_of
+from learners.fast import Net, Tasks, Weights, over_tasks
+from learners.norm import Policy
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, task_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(EmbeddingOptions):
+    """What distinguishes one MAML from another."""
+
+    batch_norm: Policy = field(
+        default="support", metadata={"help": "statistics of queries: of the support, or their own (transductive)"}
+    )
+    max_ways: int = field(default=5, metadata={"help": "outputs of the head: the most ways of an episode"})
+    inner_steps: int = field(default=1, metadata={"help": "gradient steps on the support in training"})
+    test_steps: int = field(default=3, metadata={"help": "the same in evaluation"})
+    inner_rate: float = field(default=0.4, metadata={"help": "rate of these steps"})
+    inner_rates: Literal["fixed", "tensor", "value"] = field(
+        default="fixed", metadata={"help": "one fixed rate, or learned ones: of each parameter tensor, or of each value"}
+    )
+    first_order: bool = field(default=False, metadata={"help": "take gradients of the steps for constants"})
+    bias_values: int = field(default=0, metadata={"help": "values of the bias transformation's vector"})
+    tasks: Tasks = field(
+        default="auto", metadata={"help": "tasks in a loop, or together by vmap; auto: together on an accelerator"}
+    )
+
+    def __post_init__(self) -> None:
+        EmbeddingOptions.__post_init__(self)
+        for name, least in (("max_ways", 2), ("inner_steps", 0), ("test_steps", 0), ("bias_values", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        if self.batch_norm == "running":
+            raise ConfigError("batch_norm: 'running' statistics do not fit adapted weights; take support or transductive")
+        if self.inner_rate < 0:
+            raise ConfigError(f"inner_rate: expected 0 or more, got {self.inner_rate}")
+
+
+class MAML(nn.Module):
+    """See the module's docstring."""
+
+    def __init__(self, options: Options, inputs: Inputs) -> None:
+        super().__init__()
+        name, shape = field_of(options, inputs)
+        self.options, self.field = options, name
+        self.net = Net(options.backbone, shape, options.width, options.max_ways, options.bias_values)
+        self.rates = nn.ParameterDict()
+        if options.inner_rates != "fixed":
+            for key, values in self.net.weights().items():
+                like = torch.ones_like(values) if options.inner_rates == "value" else torch.ones((), dtype=values.dtype)
+                self.rates[key.replace(".", "-")] = nn.Parameter(options.inner_rate * like)
+
+    @property
+    def transductive(self) -> bool:
+        """By its batch norm only."""
+        return self.batch_norm == "transductive"
+
+    @property
+    def batch_norm(self) -> str:
+        """As the options say, or ``none`` of a backbone without batch norm."""
+        return self.options.batch_norm if self.net.norms else "none"
+
+    def require(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless the head has an output for every class, and there is a support to descend on."""
+        if spec.ways.high > self.options.max_ways:
+            raise SpecError(f"the head has {self.options.max_ways} outputs; ways={spec.ways} needs --max-ways as many")
+        if spec.shots.low < 1 and spec.shots.kind != "variable":
+            raise SpecError(f"{type(self).__name__.lower()} descends on the support; shots={spec.shots} must be 1 or more")
+
+    def adapt(self, task: Task) -> Predictor:
+        """Descend on the support; the predictor gives logits [B, Q, W]."""
+        support, ways = functional.to_float(task.support.fields[self.field]), task.ways
+        steps = self.options.inner_steps if self.training else self.options.test_steps
+        together = self.options.tasks == "vmap" or (self.options.tasks == "auto" and support.device.type != "cpu")
+
+        def descend(rows: Tensor, labels: Tensor) -> Weights:
+            return self.descended(self.initial(rows, labels, ways), rows, labels, ways, steps)
+
+        def predict(weights: Weights, rows: Tensor, queries: Tensor) -> Tensor:
+            return self.net.predict(weights, rows, queries, self.batch_norm)[:, :ways]
+
+        fast = over_tasks(descend, support, task.support.labels, together=together)
+
+        def predictor(fields: Fields[Tensor]) -> Tensor:
+            queries = functional.to_float(fields[self.field])
+            logits: Tensor = over_tasks(predict, fast, support, queries, together=together)
+            return functional.full(logits)
+
+        return predictor
+
+    def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
+        """Mean cross-entropy of the queries under the adapted weights."""
+        return classified(self.adapt(task_of(episode))(episode.query.fields), episode.query.labels)
+
+    def initial(self, rows: Tensor, labels: Tensor, ways: int) -> Weights:
+        """Where the descent on a support [n, ...] begins: for relatives of this method that begin elsewhere."""
+        del rows, labels, ways
+        return self.net.weights()
+
+    def descended(self, weights: Weights, rows: Tensor, labels: Tensor, ways: int, steps: int) -> Weights:
+        """`weights` after `steps` steps on the support of one task; the graph leads back to them and to the rates."""
+        names = list(weights)
+
+        def loss(now: Weights) -> Tensor:
+            logits = functional.full(self.net.call(now, rows)[:, :ways])
+            return ways * nn.functional.cross_entropy(logits, labels)
+
+        for _ in range(steps):
+            constant = self.options.first_order or not torch.is_grad_enabled()
+            at = {name: weights[name].detach() for name in names} if constant else dict(weights)
+            gradient = grad(loss)(at)
+            weights = {name: weights[name] - self._rate(name) * gradient[name] for name in names}
+        return weights
+
+    def _rate(self, name: str) -> Tensor | float:
+        key = name.replace(".", "-")  # a parameter's name may hold no dot
+        if self.options.inner_rates == "fixed":
+            return self.options.inner_rate
+        rate: Tensor = self.rates[key]
+        return rate
+
+
+def make(options: Options, inputs: Inputs) -> MAML:
+    """A MAML for these inputs.
+
+    Raises:
+        ConfigError: the store has no such field, or the backbone does not take its rows.
+    """
+    return MAML(options, inputs)

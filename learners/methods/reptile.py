@@ -1,0 +1,184 @@
+"""Reptile: move the initialisation towards what a few steps of ordinary training make of it on each task.
+
+Nichol, Achiam, Schulman 2018, "On first-order meta-learning algorithms": ``w0 <- w0 + e * mean(w_task - w0)``. Here the
+outer loss is half the squared distance from w0 to the tasks' solutions, taken as constants; its gradient is Reptile's step,
+so that `--optimizer sgd --lr 1 --schedule linear` is the published outer loop. There are no queries in training and no
+second derivatives. Training episodes have more shots than test episodes.
+
+The inner steps are those of Adam with beta1 = 0 on mini-batches that go through the support without replacement, pass after
+pass. Its second moments are kept from step to step of the outer loop, not reset with each task; the tasks of one outer step
+start from the same and the mean of theirs is kept (the released code passes them from task to task). Evaluation starts from
+those of training and changes nothing.
+
+Batch norm normalises with the statistics of a batch; queries with those of the support by default (the released code, too,
+has such a mode, in which each query shares a batch with the support), or with their own (--batch-norm transductive).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from episodes.episode import Episode, Fields
+from episodes.errors import ConfigError, SpecError
+from episodes.spec import EpisodeSpec
+from learners import functional
+from learners.embedding import EmbeddingOptions, field_of
+from learners.fast import Net, Tasks, Weights, over_tasks
+from learners.norm import Policy
+from learners.protocol import Inputs, MetaLoss, Predictor, Task
+
+BETA2, EPSILON = 0.999, 1e-8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(EmbeddingOptions):
+    """What distinguishes one Reptile from another."""
+
+    batch_norm: Policy = field(
+        default="support", metadata={"help": "statistics of queries: of the support, or their own (transductive)"}
+    )
+    max_ways: int = field(default=5, metadata={"help": "outputs of the head: the most ways of an episode"})
+    inner_steps: int = field(default=5, metadata={"help": "steps on the support in training"})
+    inner_batch: int = field(default=10, metadata={"help": "rows of such a step"})
+    test_steps: int = field(default=50, metadata={"help": "steps on the support in evaluation"})
+    test_batch: int = field(default=5, metadata={"help": "rows of such a step"})
+    inner_rate: float = field(default=1e-3, metadata={"help": "rate of these steps"})
+    tasks: Tasks = field(
+        default="auto", metadata={"help": "tasks in a loop, or together by vmap; auto: together on an accelerator"}
+    )
+
+    def __post_init__(self) -> None:
+        EmbeddingOptions.__post_init__(self)
+        for name in ("max_ways", "inner_steps", "inner_batch", "test_steps", "test_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected 1 or more, got {getattr(self, name)}")
+        if self.batch_norm == "running":
+            raise ConfigError("batch_norm: 'running' statistics do not fit adapted weights; take support or transductive")
+        if self.inner_rate <= 0:
+            raise ConfigError(f"inner_rate: expected a number above 0, got {self.inner_rate}")
+
+
+class Reptile(nn.Module):
+    """See the module's docstring."""
+
+    count: Tensor
+
+    def __init__(self, options: Options, inputs: Inputs) -> None:
+        super().__init__()
+        name, shape = field_of(options, inputs)
+        self.options, self.field = options, name
+        self.net = Net(options.backbone, shape, options.width, options.max_ways)
+        for key, values in self.net.weights().items():
+            self.register_buffer(_buffer(key), torch.zeros_like(values))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def transductive(self) -> bool:
+        """By its batch norm only."""
+        return self.batch_norm == "transductive"
+
+    @property
+    def batch_norm(self) -> str:
+        """As the options say, or ``none`` of a backbone without batch norm."""
+        return self.options.batch_norm if self.net.norms else "none"
+
+    def require(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless the head has an output for every class, and there is a support to descend on."""
+        if spec.ways.high > self.options.max_ways:
+            raise SpecError(f"the head has {self.options.max_ways} outputs; ways={spec.ways} needs --max-ways as many")
+        if spec.shots.low < 1 and spec.shots.kind != "variable":
+            raise SpecError(f"reptile descends on the support; shots={spec.shots} must be 1 or more")
+
+    def adapt(self, task: Task) -> Predictor:
+        """Train on the support; the predictor gives logits [B, Q, W]."""
+        o = self.options
+        steps, batch = (o.inner_steps, o.inner_batch) if self.training else (o.test_steps, o.test_batch)
+        support, ways, together = functional.to_float(task.support.fields[self.field]), task.ways, self._together(task)
+        trained = self._trained(support, task.support.labels, ways, steps, batch, together)
+        weights = {name: trained[name] for name in self.net.weights()}
+
+        def predict(weights: Weights, rows: Tensor, queries: Tensor) -> Tensor:
+            return self.net.predict(weights, rows, queries, self.batch_norm)[:, :ways]
+
+        def predictor(fields: Fields[Tensor]) -> Tensor:
+            queries = functional.to_float(fields[self.field])
+            logits: Tensor = over_tasks(predict, weights, support, queries, together=together)
+            return functional.full(logits)
+
+        return predictor
+
+    def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
+        """Half the squared distance to the weights that training on the support ends at, mean over episodes."""
+        o, support = self.options, episode.support
+        task = Task(support=support, ways=episode.class_ids.shape[1])
+        rows = functional.to_float(support.fields[self.field])
+        trained = self._trained(rows, support.labels, task.ways, o.inner_steps, o.inner_batch, self._together(task))
+        loss = torch.zeros((), device=rows.device)
+        for name, values in self.net.weights().items():
+            loss = loss + (values - trained[name]).square().flatten(1).sum(1).mean() / 2
+            self.get_buffer(_buffer(name)).copy_(trained[_buffer(name)].mean(0))
+        self.count += o.inner_steps
+        return MetaLoss(loss=loss, values={"support_loss": float(trained["loss"].mean())})
+
+    def _together(self, task: Task) -> bool:
+        tasks, device = self.options.tasks, task.support.labels.device
+        return tasks == "vmap" or (tasks == "auto" and device.type != "cpu")
+
+    @torch.no_grad()
+    def _trained(
+        self, rows: Tensor, labels: Tensor, ways: int, steps: int, batch: int, together: bool
+    ) -> dict[str, Tensor]:
+        """Weights, moments and last loss of each task, [B, ...], after `steps` steps on rows [B, n, ...]."""
+        order = _order(rows.shape[1], steps, batch, self.training).to(rows.device)
+
+        def train(rows: Tensor, labels: Tensor) -> dict[str, Tensor]:
+            def loss(weights: Weights, chosen: Tensor) -> tuple[Tensor, Tensor]:
+                logits = self.net.call(weights, rows[chosen])[:, :ways]
+                value = nn.functional.cross_entropy(functional.full(logits), labels[chosen])
+                return value, value
+
+            weights = {name: values.detach() for name, values in self.net.weights().items()}
+            moments = {name: self.get_buffer(_buffer(name)) for name in weights}
+            last = torch.zeros(())
+            for t, chosen in enumerate(order, 1):
+                gradient, last = grad(loss, has_aux=True)(weights, chosen)
+                correct = 1 - BETA2 ** (self.count.to(rows.dtype) + t)
+                moments = {name: BETA2 * v + (1 - BETA2) * gradient[name].square() for name, v in moments.items()}
+                for name, v in moments.items():
+                    step = gradient[name] / ((v / correct).sqrt() + EPSILON)
+                    weights[name] = weights[name] - self.options.inner_rate * step
+            return {**weights, **{_buffer(name): v for name, v in moments.items()}, "loss": last}
+
+        result: dict[str, Any] = over_tasks(train, rows, labels, together=together)
+        return result
+
+
+def _buffer(name: str) -> str:
+    """Of the second moments of a parameter."""
+    return "moment-" + name.replace(".", "-")
+
+
+def _order(rows: int, steps: int, batch: int, shuffled: bool) -> Tensor:
+    """Rows of each step, [steps, batch]: permutations one after the other, cut into batches.
+
+    In training they are of torch's generator, which a checkpoint keeps; in evaluation always the same.
+    """
+    batch = min(batch, rows)
+    generator = None if shuffled else torch.Generator().manual_seed(0)
+    passes = -(-steps * batch // rows)
+    order = torch.cat([torch.randperm(rows, generator=generator) for _ in range(passes)])
+    return order[: steps * batch].view(steps, batch)
+
+
+def make(options: Options, inputs: Inputs) -> Reptile:
+    """A Reptile for these inputs.
+
+    Raises:
+        ConfigError: the store has no such field, or the backbone does not take its rows.
+    """
+    return Reptile(options, inputs)
