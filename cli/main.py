@@ -10,7 +10,9 @@ import click
 
 import episodes
 from cli import (
+    adapt,
     bench,
+    compare,
     compile,  # noqa: A004
     copy,
     demo,
@@ -19,6 +21,7 @@ from cli import (
     ingest,
     inspect,
     plan,
+    predict,
     recipes,
     show,
     split,
@@ -102,7 +105,24 @@ def main() -> None:
 
 
 for command in (
-    *(bench, compile, copy, demo, evaluate, freeze, ingest, inspect, plan, recipes, show, split, stream, train, verify),
+    adapt,
+    bench,
+    compare,
+    compile,
+    copy,
+    demo,
+    evaluate,
+    freeze,
+    ingest,
+    inspect,
+    plan,
+    predict,
+    recipes,
+    show,
+    split,
+    stream,
+    train,
+    verify,
 ):
     main.add_command(command.command)
 

@@ -29,6 +29,9 @@ from episodes.readers import _strokes as strokes
 
 SOURCE: str | None = None
 
+# What makes a picture of one's own, dark ink on light paper, one like those of the store.
+OWN_PICTURES = {"fit": "squash", "invert": True}
+
 FEWEST, MOST = 14, 26  # characters of an alphabet
 SPLITS = (("train", 60), ("val", 16), ("test", 24))  # percent of the alphabets
 

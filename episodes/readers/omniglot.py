@@ -39,6 +39,9 @@ from episodes.readers._tree import Tree, open_tree
 
 SOURCE: str | None = "folder with images_background.zip and images_evaluation.zip, or the trees extracted from them"
 
+# What makes a picture of one's own, dark ink on light paper, one like those of the store.
+OWN_PICTURES = {"fit": "squash", "invert": True}
+
 SETS = ("images_background", "images_evaluation")
 CHARACTERS = {"images_background": 964, "images_evaluation": 659}
 DRAWINGS = 20
