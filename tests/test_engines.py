@@ -17,7 +17,7 @@ from worlds import TellingReader
 import episodes
 from cli.main import main
 from episodes import plugins
-from episodes.engines import local, run_apart
+from episodes.engines import ctrl_c_waits, local, run_apart
 from episodes.errors import ConfigError, PluginNotFound, ReaderError, StoreError
 from episodes.ingest import ingest
 from episodes.ingest._apart import Recipe
@@ -100,10 +100,11 @@ class Killer(threading.Thread):
         while self.killed is None:
             time.sleep(0.01)
             for path, process in attempts(self.folder).items():
-                if any(path.iterdir()):
+                if any(path.glob("*")):
                     os.kill(process, signal.SIGKILL)
-                    self.killed = path
-                    break
+                    if path.exists():  # and has not ended just before
+                        self.killed = path
+                        break
         time.sleep(0.3)
         self.left = self.killed.exists()  # what a process that lives on would have removed
         self.then()
@@ -204,20 +205,78 @@ def test_the_command_runs_on_a_cluster(cluster, tmp_path):
     assert bytes_of(tmp_path / "a") == bytes_of(tmp_path / "whole")
 
 
+def until(claim) -> None:
+    """Wait for what other processes do soon."""
+    for _ in range(6000):
+        if claim():
+            return
+        time.sleep(0.05)
+    raise AssertionError("not within five minutes")
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.mark.slow
-def test_an_interrupted_ray_compile_ends_and_is_gone_on_with_by_threads(ray_run, series, whole, tmp_path):
+def test_an_interrupted_ray_compile_ends_and_is_gone_on_with_by_threads(ray_run, series, whole, tmp_path, monkeypatch):
     import ray
 
+    makers = set()
+
+    def interrupted_later(done: int, total: int) -> None:
+        makers.update(attempts(tmp_path / "a.partial").values())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray, "cancel", None)  # it ends this process when a result is just arriving
     with pytest.raises(KeyboardInterrupt):
-        compile_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD, engine=slowed(ray_run), progress=interrupted)
+        compile_shards(
+            series, tmp_path / "a", EPISODES, shard_bytes=SHARD, engine=slowed(ray_run), progress=interrupted_later
+        )
     assert not ray.is_initialized()
+    assert len(makers) > 1
+    until(lambda: not any(map(alive, makers - {os.getpid()})))
     compile_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD, workers=2, resume=True)
     assert bytes_of(tmp_path / "a") == whole
 
 
 @pytest.mark.slow
+def test_a_connection_that_is_not_ours_stays_and_the_attempts_end_themselves(cluster, series, whole, tmp_path):
+    import ray
+
+    from episodes.engines.ray import run
+
+    with ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR"):
+        with pytest.raises(KeyboardInterrupt):
+            compile_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD, engine=slowed(run), progress=interrupted)
+        assert ray.is_initialized()
+        until(lambda: not attempts(tmp_path / "a.partial"))
+        assert not (tmp_path / "a").exists()
+        compile_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD, engine=run, resume=True)
+    assert bytes_of(tmp_path / "a") == whole
+
+
+def of_session(leader: int) -> list[int]:
+    """Processes of a session, on systems that tell; those that have ended and wait for their parent are none."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*"):
+        try:
+            status = (one / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if status[0] != "Z" and int(status[3]) == leader:
+            found.append(int(one.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["beginning", "running"])
 @pytest.mark.parametrize("engine", ["ray", "dask"])
-def test_ctrl_c_reaches_all_processes_and_ends_with_one_error(glyphs_store, series, whole, tmp_path, engine):
+def test_ctrl_c_reaches_all_processes_and_ends_with_one_error(glyphs_store, series, whole, tmp_path, engine, moment):
     pytest.importorskip({"ray": "ray", "dask": "distributed"}[engine])
     started = process(
         glyphs_store,
@@ -227,14 +286,49 @@ def test_ctrl_c_reaches_all_processes_and_ends_with_one_error(glyphs_store, seri
         "compile_shards(series, Path(sys.argv[2]), t.EPISODES, shard_bytes=t.SHARD, engine=t.slowed(e.run), workers=2)",
         own_group=True,
     )
-    while not any((tmp_path / "a.partial").glob("shard-*.json")):
-        assert started.poll() is None
-        time.sleep(0.01)
+    if moment == "beginning":
+        until(lambda: len(of_session(started.pid)) > 2)  # the cluster is being started
+    else:
+        until(lambda: any((tmp_path / "a.partial").glob("shard-*.json")))
+    assert started.poll() is None
     os.killpg(started.pid, signal.SIGINT)  # as a terminal does
-    _, said = started.communicate(timeout=60)
+    _, said = started.communicate(timeout=600)
     assert (started.returncode, said.count("Traceback"), said.splitlines()[-1]) == (-signal.SIGINT, 1, "KeyboardInterrupt")
+    until(lambda: not of_session(started.pid))
     compile_shards(series, tmp_path / "a", EPISODES, shard_bytes=SHARD, resume=True)
     assert bytes_of(tmp_path / "a") == whole
+
+
+def test_ctrl_c_waits_whichever_thread_gets_it_and_spares_children():
+    ended, told = threading.Event(), []
+    blocked = [sys.executable, "-c", "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"]
+
+    def interrupted_while_it_waits() -> None:
+        with ctrl_c_waits():
+            os.kill(os.getpid(), signal.SIGINT)
+            told.append(subprocess.run(blocked, capture_output=True, text=True, check=True).stdout)
+
+    other = threading.Thread(target=ended.wait)  # begun before, it takes the signals that this thread blocks
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted_while_it_waits()
+    finally:
+        ended.set()
+        other.join()
+    assert told == ["True\n"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_ctrl_c_that_waited_comes_before_an_error():
+    def failing_and_interrupted() -> None:
+        with ctrl_c_waits():
+            os.kill(os.getpid(), signal.SIGINT)
+            raise StoreError("no")
+
+    with pytest.raises(KeyboardInterrupt):
+        failing_and_interrupted()
 
 
 @pytest.mark.slow

@@ -11,10 +11,12 @@ import os
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
+from types import FrameType
 from typing import Final, Protocol
 
 from episodes.errors import StoreError
@@ -97,13 +99,24 @@ def look_again(folder: Path) -> None:
 
 
 @contextmanager
-def spared_by_ctrl_c() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach, though a terminal sends it to all: who started them ends them."""
+def ctrl_c_waits() -> Iterator[None]:
+    """Ctrl-C counts at the end of this, and does not reach the processes started in it, though a terminal sends it to all.
+
+    Who started them ends them. In a thread other than the main one, where no signal is handled, nothing waits.
+    """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    mine, met = signal.getsignal(signal.SIGINT), list[tuple[int, FrameType | None]]()
+    waits = callable(mine) and threading.current_thread() is threading.main_thread()
+    if waits:  # whichever thread the system gives the signal to, Python handles it in this one
+        signal.signal(signal.SIGINT, lambda *signal_: met.append(signal_))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which processes inherit
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if waits:
+            signal.signal(signal.SIGINT, mine)
+        if met and callable(mine):
+            mine(*met[0])

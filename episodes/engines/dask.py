@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
-from episodes.engines import Task, Tick, look_again, run_apart, spared_by_ctrl_c
+from episodes.engines import Task, Tick, ctrl_c_waits, look_again, run_apart
 from episodes.errors import ConfigError, StoreError
 
 
@@ -26,7 +27,7 @@ def run(
     except ImportError:
         raise ConfigError("engine: dask is not installed; pip install 'episodes[dask]'") from None
     folder, waiting, running = folder.absolute(), deque(items), set[Any]()
-    with _client(address, workers) as client:
+    with _connected(address, workers) as client:
         # A result of the cluster rather than an argument of every task: it is sent once, and made again if it is lost.
         shared = client.submit(_itself, task, pure=False)
 
@@ -53,15 +54,28 @@ def _itself(task: Task) -> Task:
     return task
 
 
+@contextmanager
+def _connected(address: str | None, workers: int | None) -> Iterator[Any]:
+    client = None
+    if address is None:
+        resource_tracker.ensure_running()  # started later, it would let signals through again
+    try:
+        with nullcontext() if address is not None else ctrl_c_waits():  # processes are started here alone
+            client = _client(address, workers)
+        yield client
+    finally:
+        if client is not None:
+            with ctrl_c_waits():
+                client.close()
+
+
 def _client(address: str | None, workers: int | None) -> Any:
     from distributed import Client
 
     try:
         if address is None:
             silent = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
-            resource_tracker.ensure_running()  # started later, it would let signals through again
-            with spared_by_ctrl_c():
-                return Client(n_workers=workers, threads_per_worker=1, processes=True, **silent)
+            return Client(n_workers=workers, threads_per_worker=1, processes=True, **silent)
         if not address.endswith(".json"):
             return Client(address)
         Path(address).stat()  # Dask itself would wait for it without end
