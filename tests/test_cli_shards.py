@@ -105,7 +105,7 @@ def test_closing_the_pipe_ends_an_endless_stream_without_a_word(glyphs_store):
             images = np.load(io.BytesIO(archive.extractfile(member).read()))
         process.stdout.close()
         said = process.stderr.read()
-        assert process.wait(60) == 0
+        assert process.wait(600) == 0
     series = episodes.sample(episodes.open(glyphs_store), "train", episodes.EpisodeSpec(ways=3, shots=1, queries=2))
     assert np.array_equal(images[:3], series[0].support.fields["image"])
     assert said == b""

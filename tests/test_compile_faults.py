@@ -35,7 +35,7 @@ def whole(tmp_path_factory):
 
 def told(*command, **options):
     """What a process printed, as JSON."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, **options)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -84,7 +84,7 @@ def test_a_command_that_is_interrupted_goes_on_with_resume(signal_, workers, cod
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.send_signal(signal_)
-    _, message = process.communicate(timeout=120)
+    _, message = process.communicate(timeout=600)
     assert process.returncode == code, message
     assert code < 0 or "go on where they were with --resume" in message
     assert [path.name for path in tmp_path.iterdir()] == ["s.partial"]
@@ -199,7 +199,7 @@ def writer(tmp_path):
             started.append(process)
             assert process.stdout.readline() == "begun\n"
             return None
-        started[0].communicate("\n" * 100, timeout=120)
+        started[0].communicate("\n" * 100, timeout=600)
         return started[0].returncode
 
     yield act

@@ -31,7 +31,7 @@ def torchrun(processes, *command, code=0):
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert (result.returncode == 0) == (code == 0), result.stderr

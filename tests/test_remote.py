@@ -262,7 +262,7 @@ def test_nothing_there_is_said_as_for_paths(web):
 def test_what_fails_is_tried_again(faults, made, web):
     web.faults["shard-00001.tar"].extend(faults)
     web.faults[MANIFEST].extend(faults)
-    series = episodes.open_shards(at(web, "t.shards", timeout_s=0.4 if "stall" in faults else 20))
+    series = episodes.open_shards(at(web, "t.shards", timeout_s=2 if "stall" in faults else 20))
     same_series(episodes.open_shards(made / "t.shards"), series)
     assert sum(name == "shard-00001.tar" for name, _ in web.gets) == len(faults) + 1
 

@@ -121,7 +121,7 @@ def test_a_reader_that_closes_the_pipe_ends_a_stream_with_workers(glyphs_store):
         assert len(process.stdout.read(300_000)) == 300_000
         process.stdout.close()
         assert process.stderr.read() == b""
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=600) == 0
 
 
 def test_a_pipe_that_nobody_reads_ends_the_stream(glyphs_store):

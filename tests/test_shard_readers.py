@@ -292,7 +292,7 @@ def test_a_pipe_is_read_while_it_is_written_and_closing_it_ends_the_writer():
         for i in range(70):
             assert next(samples) == values_of(series()[i])
         samples.close()
-    thread.join(20)
+    thread.join(600)
     assert ended == [True]
 
 

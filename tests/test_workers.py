@@ -144,7 +144,7 @@ class Failing:
     def __init__(self, store, wrong, times=10**9):
         self._store, self._wrong, self.times = store, wrong, times
         self.fields, self.fingerprint, self.num_rows = store.fields, store.fingerprint, store.num_rows
-        self.split = store.split
+        self.split, self.class_fields = store.split, store.class_fields
 
     def places(self, name):
         return None
@@ -242,7 +242,7 @@ def test_ctrl_c_ends_a_stream_and_its_threads(tmp_path):
     time.sleep(1.0)  # any moment will do
     process.send_signal(signal.SIGINT)
     try:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 3
@@ -256,7 +256,7 @@ def test_a_closed_stream_leaves_no_thread_and_says_so():
     assert set(threading.enumerate()) - before
     stream.close()
     stream.close()
-    assert set(threading.enumerate()) == before
+    assert set(threading.enumerate()) <= before  # earlier tests' may end meanwhile
     with pytest.raises(StreamError, match="the stream is closed"):
         next(stream)
     assert values(first) == values(series()[0]), "what was delivered stays"
@@ -267,8 +267,8 @@ def test_a_stream_that_is_forgotten_ends_its_threads():
     stream = Stream(series(), workers=2)
     next(stream)
     del stream
-    for _ in range(100):
-        if set(threading.enumerate()) == before:
+    for _ in range(6000):
+        if set(threading.enumerate()) <= before:
             return
         time.sleep(0.05)
     raise AssertionError(f"threads left: {set(threading.enumerate()) - before}")
