@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import delivery
-import tars
+import shards
 import work
 
 from episodes.bench.report import aligned, described, machine, picture
@@ -55,7 +55,7 @@ GROUPS: dict[str, Callable[[delivery.Run], delivery.Rows]] = {
     "files": delivery.mapped,
     "float32": work.floats,
     "ingest": work.ingest,
-    "tars": tars.tars,
+    "shards": shards.targets,
     "memory": work.memory,
     "first": work.first,
 }
