@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 import warnings
-from typing import IO, Any, TextIO
+from typing import IO, Any, Final, TextIO
 
 import click
 
@@ -32,6 +34,7 @@ from cli import (
 from episodes.errors import EpisodesError
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
+_RANK_0_FIRST_S: Final = 5.0
 
 
 class UserError(click.ClickException):
@@ -40,8 +43,10 @@ class UserError(click.ClickException):
     exit_code = 2
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """``error: ...`` on standard error."""
-        click.echo(f"error: {' '.join(self.message.split())}", err=True)
+        """``error: ...`` on standard error; under ``torchrun`` once, though every rank meets it."""
+        if rank := _rank():
+            time.sleep(_RANK_0_FIRST_S)  # the launcher ends this one where rank 0 ended with the same error
+        click.echo(f"error{f' of rank {rank}' if rank else ''}: {' '.join(self.message.split())}", err=True)
 
 
 class Group(click.Group):
@@ -56,8 +61,15 @@ class Group(click.Group):
         except EpisodesError as error:
             raise UserError(str(error)) from error
         except KeyboardInterrupt:
-            click.echo("interrupted; `ingest`, `compile` and `train` go on where they were with --resume", err=True)
+            if not _rank():
+                click.echo("interrupted; `ingest`, `compile` and `train` go on where they were with --resume", err=True)
             ctx.exit(INTERRUPTED)
+
+
+def _rank() -> int:
+    """Which of several equal processes this is, as ``torchrun`` tells each; without importing torch."""
+    told = os.environ.get("RANK", "")
+    return int(told) if told.isdecimal() and os.environ.get("WORLD_SIZE", "1") != "1" else 0
 
 
 class _Lines(logging.Handler):

@@ -136,7 +136,7 @@ def test_the_commands_run_under_torchrun(glyphs_store, tmp_path):
     assert [result[name] for name in same] == [expected[name] for name in same]
     assert result["audit"]["queries"] == expected["audit"]["queries"]
     again = torchrun(2, "-m", "cli.main", "train", "protonet", glyphs_store, "-o", run, code=2)
-    assert "exists; give --overwrite to replace it" in again.stderr
+    assert again.stderr.count("error: ") == again.stderr.count("exists; give --overwrite to replace it") == 1
     odd = torchrun(
         2, "-m", "cli.main", "train", "protonet", glyphs_store, "-o", tmp_path / "odd", "--accelerator", "cpu", code=2
     )
@@ -158,6 +158,21 @@ def test_a_series_that_ends_within_the_training_is_refused(tmp_path):
     series = episodes.sample(separable_world(), "train", ranked.SPEC, length=3)
     with pytest.raises(ConfigError, match="steps: 2 steps of 2 episodes need 4 episodes, and the series has 3"):
         trainer(tmp_path).fit(episodes.Stream(series), lambda module: None)
+
+
+def test_an_error_of_one_rank_alone_is_told_by_it_after_rank_0_had_its_turn(monkeypatch, tmp_path):
+    waited = []
+    monkeypatch.setattr("time.sleep", waited.append)
+    told = {}
+    for rank, world in [("0", "2"), ("1", "2"), ("1", "1"), ("", "")]:
+        result = CliRunner(env={"RANK": rank, "WORLD_SIZE": world}).invoke(main, ["inspect", str(tmp_path / "none")])
+        told[rank, world] = (result.exit_code, result.output.partition(":")[0], len(waited))
+    assert told == {
+        ("0", "2"): (2, "error", 0),
+        ("1", "2"): (2, "error of rank 1", 1),
+        ("1", "1"): (2, "error", 1),
+        ("", ""): (2, "error", 1),
+    }
 
 
 def test_one_process_is_rank_0_of_1():
