@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from episodes.classes import TURNS
 from episodes.stream.mixture import MixedEpisodes
 from episodes.stream.series import SampledEpisodes
+from learners.intervals import Float, mean_and_interval
 from learners.origin import Episodes
 from learners.records import Records
 
 VALUES, QUANTILES = 12, 6  # up to so many values of a measurement stand by themselves, more are binned
-Z: Final = 1.96
-Float = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +37,6 @@ class Slice:
     mean: float
     interval95: float
     """Half width, as of the report; infinite for a single episode."""
-
-
-def mean_and_interval(values: Float) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval: 1.96 · sd / √n with ddof 1; infinite for a single value."""
-    if len(values) < 2:
-        return float(values.mean()), float("inf")
-    return float(values.mean()), float(Z * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def normalised(accuracy: Float, ways: Float) -> Float | None:

@@ -1,9 +1,9 @@
 """Calibration: are the queries that a method is 80 % sure of right in 80 % of the cases?
 
 The confidence of a query is the probability of the predicted class, by a softmax over the logits as the method gives them.
-The expected calibration error is that of Naeini et al. 2015 with the 15 equal-width bins of Guo et al. 2017 ("On calibration
-of modern neural networks"), equation 3: ``sum_m n_m / N * |accuracy_m - confidence_m|``, bin m holding the confidences in
-((m - 1) / 15, m / 15]. All queries of all episodes are taken together.
+The expected calibration error is that of Naeini et al. 2015 with the 15 equal-width bins of Guo et al. 2017 ("On
+calibration of modern neural networks"), equation 3: ``sum_m n_m / N * |accuracy_m - confidence_m|``, bin m holding the
+confidences in ((m - 1) / 15, m / 15]. All queries of all episodes are taken together.
 """
 
 from __future__ import annotations

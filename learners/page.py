@@ -54,7 +54,9 @@ def filled(name: str, **values: Any) -> str:
     """A template of this folder with its values, and with what it was made with."""
     folder = resources.files("learners")
     loader = jinja2.FunctionLoader(lambda one: folder.joinpath(one).read_text("utf-8"))
-    template = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined).get_template(name)
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.2f}"
+    template = environment.get_template(name)
     about = {
         "episodes": episodes.__version__,
         "torch": torch.__version__,
@@ -77,14 +79,12 @@ def extremes(report: Report) -> tuple[list[tuple[str, Share]], list[tuple[str, S
 
 
 def _episode(series: SampledEpisodes | EpisodeShards) -> str | None:
-    """Episode 0 as a data URL; as transformed, but for normalisation and layout. None: shards that hold no pixels."""
+    """Episode 0 as a data URL; as transformed, but for normalisation and layout. None: there are no pixels."""
+    if not isinstance(series, EpisodeShards):
+        series = replace(series, transforms=tuple(replace(one.pixels, layout="chw") for one in series.transforms))
+    shown = [name for name, spec in series.fields.items() if is_picture(spec)]
+    if not shown:
+        return None
     buffer = io.BytesIO()
-    if isinstance(series, EpisodeShards):
-        shown = [name for name, spec in series.fields.items() if is_picture(spec)]
-        if not shown:
-            return None
-        draw(series[0], series.class_names(0), field=shown[0]).save(buffer, format="png")
-    else:
-        pixels = replace(series, transforms=tuple(replace(one.pixels, layout="chw") for one in series.transforms))
-        draw(pixels[0], series.class_names(0)).save(buffer, format="png")
+    draw(series[0], series.class_names(0), field=shown[0]).save(buffer, format="png")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -77,7 +77,7 @@ def by_shots(shares: Mapping[int, Share]) -> str:
     return _svg(figure)
 
 
-def forest(rows: Sequence[tuple[str, float, float]], label: str, zero: bool = False) -> str:
+def forest(rows: Sequence[tuple[str, float, float]], label: str, *, zero: bool = False) -> str:
     """A mean with its interval a line, in per cent; with a line at `zero` for differences."""
     figure = Figure(figsize=(_WIDE, 0.8 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()

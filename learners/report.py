@@ -20,14 +20,15 @@ from episodes.stream.mixture import MixedEpisodes
 from episodes.stream.series import SampledEpisodes
 from learners import breakdown, ranks
 from learners.audit import EPISODES, Audit, audit, merged
-from learners.breakdown import Share, Slice, mean_and_interval
+from learners.breakdown import Share, Slice
 from learners.calibration import Calibration, calibration
 from learners.descriptors import Described, describer
+from learners.intervals import mean_and_interval
 from learners.origin import Episodes, origins
 from learners.protocol import MetaLearner
 from learners.records import Records, collect
 
-__all__ = ["Report", "Timing", "evaluate", "mean_and_interval"]
+__all__ = ["Report", "Timing", "drawn", "evaluate", "finite", "mean_and_interval"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,7 @@ class Report:
         table["against"] = {name: [asdict(one) for one in slices] for name, slices in self.against.items()}
         if self.normalised is not None:
             table["normalised"] = dict(zip(("mean", "interval95"), self.normalised, strict=True))
-        plain: dict[str, Any] = _finite(table)
+        plain: dict[str, Any] = finite(table)
         return plain
 
 
@@ -125,12 +126,12 @@ def _short(values: NDArray[np.float64]) -> float | list[float]:
     return rounded[0] if len(set(rounded)) == 1 else rounded
 
 
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN."""
+def finite(value: Any) -> Any:
+    """Plain values without infinity and NaN, which JSON does not know."""
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: finite(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -187,7 +188,7 @@ def evaluate(
         seed=series.seed if isinstance(series, MixedEpisodes) else parts[0].seed,
         rotations=any(part.rotations for part in parts),
         fingerprint=series.fingerprint,
-        drawn=_drawn(series),
+        drawn=drawn(series),
         store_fingerprint=" + ".join(part.store for part in parts),
         source=source or (" + ".join(series.sources) if isinstance(series, MixedEpisodes) else ""),
         seen_classes=len(names & set(trained_on)),
@@ -217,7 +218,7 @@ def _numbers(records: Records, series: Episodes) -> dict[str, Any]:
     }
 
 
-def _drawn(series: Episodes) -> str:
+def drawn(series: Episodes) -> str:
     """Fingerprint of the series as its rows are, whatever happens to their values."""
     sources = series.sources if isinstance(series, MixedEpisodes) else {"": series}
     if not any(isinstance(one, SampledEpisodes) and (one.transforms or one.then) for one in sources.values()):

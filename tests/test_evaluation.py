@@ -20,6 +20,7 @@ from episodes.store.memory import MemoryStore
 from episodes.transforms import Transform
 from learners import breakdown
 from learners.calibration import BINS, calibration
+from learners.intervals import mean_and_interval
 from learners.report import evaluate
 
 
@@ -276,7 +277,7 @@ def test_accuracy_above_chance_is_0_for_a_guess_and_1_for_an_oracle():
     report = evaluate(Fixed(), series, method="fixed")
     ways = np.array([series.plan(i).ways for i in range(50)])
     each = (report.per_episode - 1 / ways) / (1 - 1 / ways)
-    assert report.normalised == pytest.approx(breakdown.mean_and_interval(each))
+    assert report.normalised == pytest.approx(mean_and_interval(each))
 
 
 def test_the_report_as_json_holds_it_all():
