@@ -359,12 +359,14 @@ def test_the_gradient_reaches_everything_and_both_sides(module, attention):
 
 @BOTH
 def test_the_scale_begins_where_it_is_said_to_and_is_learned_if_asked(module):
-    for options, first in (({}, 10), ({"similarity": "euclidean"}, 1), ({"scale": 25.0}, 25)):
+    for options, first in (({}, 30), ({"similarity": "euclidean"}, 1), ({"scale": 25.0}, 25)):
         for learned in (False, True):
             model = learner(module, learn_scale=learned, **options)
-            assert float(model.attention.log_scale.exp()) == pytest.approx(first)
+            assert float(model.attention.log_scale.detach().exp()) == pytest.approx(first)
             assert ("attention.log_scale" in dict(model.named_parameters())) == learned
             assert "attention.log_scale" in model.state_dict()
+            values = model.train().meta_loss(block()).values
+            assert values.get("scale") == (pytest.approx(first) if learned else None)
 
 
 def test_the_lstms_have_the_weights_of_the_dossier():

@@ -29,7 +29,7 @@ from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.embedding import Embedding
 from learners.methods import matching
-from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
+from learners.protocol import Inputs, MetaLoss, Predictor, Task
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,9 +146,7 @@ class MatchingFce(nn.Module):
         """Mean negative log-probability of the queries' classes."""
         features, queries, _ = self.embedding.parts(episode)
         support = self.support_context(features, episode.support.rows)
-        queries = self.query_context(queries, support)
-        logits = self.attention.logits(queries, support, episode.support.labels, episode.class_ids.shape[1])
-        return classified(logits, episode.query.labels)
+        return self.attention.loss(self.query_context(queries, support), support, episode)
 
 
 def make(options: Options, inputs: Inputs) -> MatchingFce:
