@@ -16,7 +16,10 @@ from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable
+    from episodes.engines import Run
     from episodes.remote.place import Place
+    from episodes.shards.manifest import ShardManifest
+    from episodes.shards.work import CompileWork
     from episodes.stream.series import SampledEpisodes
 
 EPISODES = 600  # of a set, where nothing else is said: the usual number of an evaluation
@@ -67,37 +70,21 @@ def command(
     \b
     episodes compile omniglot.store --split vinyals/test --count 10000 -o test.shards --workers 2
     """
-    from episodes.engines import local
-    from episodes.shards.compile import compile_shards, finish_shards
+    from episodes.shards.compile import finish_shards
     from episodes.shards.work import CompileWork
 
+    if finish and shards is not None:
+        raise ConfigError("finish: --finish joins all shards; leave --shards out")
     table, series = one_series(store, values)
     recipe = to_table(table) | series.spec.to_table()  # counts as they are, not as a later version has them by default
     count = count or (EPISODES if series.length is None else series.length)
     size = shard_mb << 20
     if finish:
-        if shards is not None:
-            raise ConfigError("finish: --finish joins all shards; leave --shards out")
         manifest = finish_shards(series, _shared(output), count, payload=payload, shard_bytes=size, recipe=recipe)
     else:
-        if shards is not None:
-            _shared(output)
-        work = CompileWork(series=series, count=count, payload=payload, shard_bytes=size)
-        with made(output, overwrite=overwrite, resume=resume) as folder, bar("compile", "episodes") as progress:
-            compiled = compile_shards(
-                series,
-                folder,
-                count,
-                payload=payload,
-                shard_bytes=size,
-                workers=workers,
-                engine=engine_of(engine, address) or local.run,
-                only=None if shards is None else _numbers(shards, work.num_shards),
-                overwrite=overwrite,
-                resume=resume,
-                recipe=recipe,
-                progress=progress,
-            )
+        work = CompileWork(series=series, count=count, payload=payload, shard_bytes=size, recipe=recipe)
+        run = engine_of(engine, address)
+        compiled = _compiled(work, output, shards, run, workers, overwrite=overwrite, resume=resume)
         if compiled is None:
             click.echo(f"{output}.partial: shards {shards} made; join all of them with --finish", err=True)
             return
@@ -105,6 +92,40 @@ def command(
     total = sum(shard.size for shard in manifest.shards)
     click.echo(f"{output}: {manifest.count} episodes, {len(manifest.shards)} shards, {total / 2**20:,.1f} MiB")
     click.echo(f"  content {manifest.content}")
+
+
+def _compiled(
+    work: CompileWork,
+    output: Place,
+    shards: str | None,
+    run: Run | None,
+    workers: int | None,
+    *,
+    overwrite: bool,
+    resume: bool,
+) -> ShardManifest | None:
+    """All shards, or those that `shards` names: then there is no manifest yet."""
+    from episodes.engines import local
+    from episodes.shards.compile import compile_shards
+
+    if shards is not None:
+        _shared(output)
+    only = None if shards is None else _numbers(shards, work.num_shards)
+    with made(output, overwrite=overwrite, resume=resume) as folder, bar("compile", "episodes") as progress:
+        return compile_shards(
+            work.series,
+            folder,
+            work.count,
+            payload=work.payload,
+            shard_bytes=work.shard_bytes,
+            recipe=work.recipe,
+            workers=workers,
+            engine=run or local.run,
+            only=only,
+            overwrite=overwrite,
+            resume=resume,
+            progress=progress,
+        )
 
 
 def one_series(store: Place, values: dict[str, Any]) -> tuple[EpisodeTable, SampledEpisodes]:
