@@ -54,7 +54,7 @@ class Troubled:
         self._store, self._every, self._rng = store, every, np.random.Generator(np.random.Philox(1))
         self._lock, self.failures = threading.Lock(), 0
         self.fields, self.fingerprint, self.num_rows = store.fields, store.fingerprint, store.num_rows
-        self.split, self.read = store.split, store.read
+        self.split, self.read, self.class_fields = store.split, store.read, store.class_fields
 
     def places(self, name: str) -> Any:
         """Where values lie; asked for once a block and field."""

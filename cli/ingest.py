@@ -121,6 +121,7 @@ def summary(store: Place) -> str:
     lines = [
         f"{store}: {len(table.names):,} classes, {opened.num_rows:,} samples, {len(table.group_names)} groups",
         *(f"  field {n}: {f.dtype} {'x'.join(map(str, f.shape))}{_kept(manifest, n)}" for n, f in opened.fields.items()),
+        *(f"  class field {n}: {v.dtype} {'x'.join(map(str, v.shape[1:]))}" for n, v in opened.class_fields.items()),
         *(f"  splits {name}: {_sizes(parts)}" for name, parts in table.splits.items()),
         f"  smallest class: {table.names[smallest]} ({table.counts[smallest]} rows)",
         f"  {len(manifest.shards)} shards, {sum(s.size for s in manifest.shards) / 2**20:,.1f} MiB",

@@ -49,6 +49,7 @@ def command(store: Place, verify: bool, warm: bool, as_json: bool) -> None:
         "samples": opened.num_rows,
         "groups": len(table.group_names),
         "fields": {name: {"dtype": f.dtype, "shape": list(f.shape)} for name, f in opened.fields.items()},
+        "class_fields": {name: {"dtype": str(v.dtype), "shape": v.shape[1:]} for name, v in opened.class_fields.items()},
         "encodings": {name: {"codec": e.codec, "quality": e.quality} for name, e in manifest.encodings.items()},
         "splits": {name: {split: len(ids) for split, ids in parts.items()} for name, parts in table.splits.items()},
         "shards": len(manifest.shards),

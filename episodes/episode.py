@@ -129,6 +129,8 @@ class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
     offsets: Int
     """[4, B + 1] where each episode's support, query and unlabeled rows begin among the N, and its classes among all. A
     block that was cut out of another begins and ends somewhere within."""
+    class_fields: Fields[NDArray[Any]] = field(default_factory=_no_fields)
+    """name -> [sum of ways, ...]"""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -163,6 +165,7 @@ class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
             support=self._part(slice(begin[0], end[0])),
             query=self._part(slice(begin[1], end[1])),
             unlabeled=self._part(slice(begin[2], end[2])) if end[2] > begin[2] else None,
+            class_fields={name: values[classes] for name, values in self.class_fields.items()},
         )
 
     def _part(self, place: slice) -> Part[NDArray[Any]]:
@@ -191,18 +194,21 @@ class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
         support, query, unlabeled, classes = (slice(one, two) for one, two in zip(begin, end, strict=True))
         return Episode(
             index=self.indices[0],
-            class_ids=self.class_ids[classes].reshape(len(self), -1),
-            variants=self.variants[classes].reshape(len(self), -1),
+            class_ids=self._apart(self.class_ids[classes]),
+            variants=self._apart(self.variants[classes]),
             support=self._stacked(support),
             query=self._stacked(query),
             unlabeled=self._stacked(unlabeled) if unlabeled.stop > unlabeled.start else None,
+            class_fields={name: self._apart(values[classes]) for name, values in self.class_fields.items()},
         )
 
+    def _apart(self, values: NDArray[Any]) -> NDArray[Any]:
+        """[B * n, ...] as [B, n, ...]."""
+        return values.reshape(len(self), len(values) // len(self), *values.shape[1:])
+
     def _stacked(self, place: slice) -> Part[NDArray[Any]]:
-        num = len(self)
-        each = (place.stop - place.start) // num
         return Part(
-            fields={name: values[place].reshape(num, each, *values.shape[1:]) for name, values in self.fields.items()},
-            labels=self.labels[place].reshape(num, each),
-            rows=self.rows[place].reshape(num, each),
+            fields={name: self._apart(values[place]) for name, values in self.fields.items()},
+            labels=self._apart(self.labels[place]),
+            rows=self._apart(self.rows[place]),
         )

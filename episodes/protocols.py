@@ -74,6 +74,9 @@ class Listing:
     """split list -> split (``train``, ``val``, ``test``) -> class names. The first list is the store's default."""
     is_a: Sequence[tuple[str, str]] = ()
     """(parent, child) pairs of a hierarchy above the classes, for semantic sampling; empty where there is none."""
+    class_fields: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    """class field -> class name -> array of one type and shape, for every class: what is known of a class beside its
+    samples, as its attributes. Numbers only, and finite ones: they are kept with the classes, not with the rows."""
 
 
 class Reader(Protocol):
@@ -104,6 +107,11 @@ class SampleStore(Protocol):
     @property
     def fields(self) -> Mapping[str, FieldSpec]:
         """Type and shape of each field."""
+        ...
+
+    @property
+    def class_fields(self) -> Mapping[str, NDArray[Any]]:
+        """Name -> [C, ...] by class number: what is known of each class beside its rows; empty for most stores."""
         ...
 
     @property

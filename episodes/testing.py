@@ -27,7 +27,9 @@ def check_reader(reader: Reader, samples: int = 8) -> None:
     counts: dict[str, int] = {}
     for name, _ in names:
         counts[name] = counts.get(name, 0) + 1
-    ClassTable.build(counts, listing.groups, listing.splits)  # splits share no class, and name known ones
+    # Splits share no class, and name known ones; every class has each class field.
+    classes, same = (ClassTable.build(counts, one.groups, one.splits, (), one.class_fields) for one in (listing, again))
+    assert classes.to_json() == same.to_json(), "two listings of one source say the same of its classes"
     for i in np.linspace(0, len(names) - 1, samples).astype(int):
         first, second = listing.samples[i].load(), again.samples[i].load()
         assert first.keys() == listing.fields.keys(), "a sample has the declared fields"

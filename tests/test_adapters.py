@@ -39,6 +39,7 @@ def flat(episode):
     """[(name, array)] of all that an episode holds, whatever the framework."""
     parts = {"support": episode.support, "query": episode.query, "unlabeled": episode.unlabeled}
     named = [("class_ids", episode.class_ids), ("variants", episode.variants)]
+    named += [(f"class.{field}", values) for field, values in episode.class_fields.items()]
     for name, part in parts.items():
         if part is not None:
             named += [(f"{name}.labels", part.labels), (f"{name}.rows", part.rows)]

@@ -81,6 +81,7 @@ class _Resident:
         self._bus = Bus(device, _TRANSFERS)
         self._rows = _rows_of(series.classes)
         self._fields = _hold(series.store, self._rows, device, series.classes.split)
+        self._class_fields = _hold_class_fields(series.store, device)
         self._transforms = {transform.field: transform for transform in series.transforms}
 
     @property
@@ -123,8 +124,10 @@ class _Resident:
             else:
                 values = values.index_select(0, at)
                 fields[name] = _turned(values, turns) if len(turns) and values.ndim > 2 else values
+        class_fields = {name: values.index_select(0, class_ids) for name, values in self._class_fields.items()}
         # A block cuts and stacks tensors as it does arrays.
         arrays: Any = {"fields": fields, "labels": labels, "rows": rows, "class_ids": class_ids, "variants": variants}
+        arrays["class_fields"] = class_fields
         return EpisodeBlock(indices=indices, offsets=flat.offsets, **arrays)
 
     def _transforms_of(self, flat: FlatPlans) -> Mapping[str, Transform]:
@@ -157,6 +160,11 @@ def _hold(store: SampleStore, rows: Int, device: torch.device, split: str) -> di
     if device.type == "cuda":
         torch.cuda.synchronize(device)  # whatever stream reads them
     return held
+
+
+def _hold_class_fields(store: SampleStore, device: torch.device) -> dict[str, Tensor]:
+    """Class field -> [C, ...] on the device, of all classes: they are few."""
+    return {name: torch.from_numpy(values.copy()).to(device) for name, values in store.class_fields.items()}
 
 
 def _column(store: SampleStore, name: str, spec: FieldSpec, rows: Int, bus: Bus) -> Tensor:

@@ -32,9 +32,10 @@ def to_tensorflow(item: Episode[NDArray[Any]] | EpisodeBlock) -> Episode[tf.Tens
 def dataset(source: Series[Any] | Stream[Any], **options: Any) -> tf.data.Dataset:
     """Episodes as a ``tf.data.Dataset`` of nested dicts, for ``prefetch``, ``map`` and Keras.
 
-    An element is ``{"index", "class_ids", "variants", "support", "query", "unlabeled"}``; the last three are ``{"fields",
-    "labels", "rows"}``, with no rows where an episode has none. Shapes are ``[B, n, ...]``, B = 1 without `block`; B and n
-    are left open in the signature, so that one trace of a ``tf.function`` serves all. Each element is copied once.
+    An element is ``{"index", "class_ids", "variants", "class_fields", "support", "query", "unlabeled"}``; the last three
+    are ``{"fields", "labels", "rows"}``, with no rows where an episode has none. Shapes are ``[B, n, ...]``, B = 1 without
+    `block`; B and n are left open in the signature, so that one trace of a ``tf.function`` serves all. Each element is
+    copied once.
 
     Args:
         source: a series, of which each pass over the dataset begins a new stream; or a stream, which goes on where it is.
@@ -75,6 +76,7 @@ def _element(item: Episode[NDArray[Any]] | EpisodeBlock) -> dict[str, Any]:
         "index": np.int64(episode.index),
         "class_ids": episode.class_ids,
         "variants": episode.variants,
+        "class_fields": dict(episode.class_fields),
         "support": _part(episode.support),
         "query": _part(episode.query),
         "unlabeled": _part(episode.unlabeled or empty),

@@ -80,7 +80,7 @@ def ingest(
             cannot be pickled for the engine.
         SpecError: an empty class, or splits that share classes.
         StoreError: `out` exists; an unfinished ingest exists and neither `resume` nor `overwrite` was said, or belongs to
-            another source; the disk is full.
+            another source; the disk is full; a class field that a class lacks, or has in another type or shape.
     """
     making = Making(out, MANIFEST, b"", "ingest", "store")
     making.check_target(overwrite=overwrite, resume=resume)
@@ -131,7 +131,8 @@ def _finish(partial: Path, work: Work, done: Sequence[Done], duplicates: OnDupli
         counts[one.class_name] -= 1
         if not counts[one.class_name]:
             raise ReaderError(f"no sample of class '{one.class_name}' could be read (the last: {one.reason})")
-    classes = ClassTable.build(counts, work.listing.groups, work.listing.splits, work.listing.is_a)
+    listing = work.listing
+    classes = ClassTable.build(counts, listing.groups, listing.splits, listing.is_a, listing.class_fields)
     digests = b"".join(_column(partial, shard, DIGEST, DIGEST_BYTES) for shard in shards)
     keys = np.concatenate([np.frombuffer(_column(partial, s, KEY, width), f"S{width}") for s in shards])
     check_duplicates(
@@ -139,7 +140,7 @@ def _finish(partial: Path, work: Work, done: Sequence[Done], duplicates: OnDupli
     )
     table = classes.to_json()
     manifest = Manifest(
-        fields=dict(sorted(work.listing.fields.items())),
+        fields=dict(sorted(listing.fields.items())),
         columns=work.columns,
         num_rows=sum(shard.rows for shard in shards),
         rows_per_shard=work.rows_per_shard,

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from episodes.errors import ReaderError, StoreError
 from episodes.protocols import FieldSpec, Listing, RawSample, Reader
+from episodes.store._class_fields import to_table
 from episodes.store.manifest import DIGEST, DIGEST_BYTES, KEY, SPAN, Encoding, canonical
 from episodes.store.table import ClassTable
 
@@ -47,8 +48,10 @@ class Work:
         for one, two in itertools.pairwise(ordered):
             if (one.class_name, one.key) == (two.class_name, two.key):
                 raise StoreError(f"class '{one.class_name}' has two samples with the key '{one.key}'; keys must differ")
-        # Everything that can be refused before decoding is refused here: splits, groups, empty classes.
-        ClassTable.build(count_classes(ordered), listing.groups, listing.splits, listing.is_a)
+        # Everything that can be refused before decoding is refused here: splits, groups, empty classes, class fields.
+        classes = ClassTable.build(
+            count_classes(ordered), listing.groups, listing.splits, listing.is_a, listing.class_fields
+        )
         key_bytes = max(len(sample.key.encode()) for sample in ordered)
         columns = {
             **{name: spec for name, spec in sorted(listing.fields.items()) if name not in encodings},
@@ -70,6 +73,8 @@ class Work:
             # Lists, for their order counts: the first list is the store's default.
             "splits": [[one, [[k, list(v)] for k, v in parts.items()]] for one, parts in listing.splits.items()],
         }
+        if classes.class_fields:
+            decisive["class_fields"] = to_table(classes.class_fields)
         if encodings:
             decisive["encodings"] = {name: asdict(one) for name, one in encodings.items()}
             decisive["fields"] = {name: asdict(spec) for name, spec in listing.fields.items()}

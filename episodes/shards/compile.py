@@ -237,6 +237,7 @@ def _manifest(work: CompileWork, partial: Path, *, read: bool) -> ShardManifest:
         count=work.count,
         per_shard=work.per_shard,
         fields={name: FieldSpec(f.dtype, tuple(f.shape)) for name, f in sorted(work.fields.items())},
+        class_fields=dict(sorted(series.class_fields.items())),
         fingerprint=series.fingerprint,
         about=describe(work),
         shards=tuple(shards),

@@ -9,7 +9,7 @@ import hashlib
 import json
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal
 
@@ -53,6 +53,8 @@ class ShardManifest:
     about: Mapping[str, Any]
     """Store, split, spec, sampler, seed and transforms in words."""
     shards: tuple[EpisodeShard, ...]
+    class_fields: Mapping[str, FieldSpec] = field(default_factory=dict)
+    """Type and shape, of one class, of each class field."""
 
     @cached_property
     def _firsts(self) -> list[int]:
@@ -70,6 +72,8 @@ class ShardManifest:
     def to_json(self) -> bytes:
         """Canonical bytes."""
         table = {"kind": KIND, "format": FORMAT, "content": self.content, **asdict(self)}
+        if not self.class_fields:
+            del table["class_fields"]
         table["checksum"] = _checksum(table)
         return json.dumps(table, ensure_ascii=False, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -91,7 +95,8 @@ class ShardManifest:
                 raise ShardCorrupt(f"{where} was altered: its checksum is not that of its content")
             for name in ("kind", "format", "content"):
                 del table[name]
-            table["fields"] = {n: FieldSpec(f["dtype"], tuple(f["shape"])) for n, f in table["fields"].items()}
+            for name in ("fields", "class_fields"):
+                table[name] = {n: FieldSpec(f["dtype"], tuple(f["shape"])) for n, f in table.get(name, {}).items()}
             table["shards"] = tuple(EpisodeShard(**shard) for shard in table["shards"])
             return cls(**table)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -15,7 +15,7 @@ from episodes.errors import SpecError
 from episodes.protocols import FieldSpec
 from episodes.shards.images import is_picture, kept_bytes, picture_members
 from episodes.shards.manifest import Payload
-from episodes.shards.record import Buffer, key_of, npy_member, parts_of, plan_member
+from episodes.shards.record import Buffer, class_member, key_of, npy_member, parts_of, plan_member
 from episodes.stream.series import SampledEpisodes
 
 Arrays = Episode[NDArray[Any]]
@@ -87,5 +87,7 @@ def _members(
             else:
                 yield from npy_member(f"{key}.{name}", *values)
         yield from npy_member(f"{key}.labels", *(part.labels for part in parts))
+        for name, values_of in sorted(episode.class_fields.items()):
+            yield from npy_member(class_member(key, name), values_of)
     classes = zip(episode.class_ids.tolist(), episode.variants.tolist(), strict=True)
     yield from plan_member(episode, [series.name_of(c, turn) for c, turn in classes], keys, series.seed)

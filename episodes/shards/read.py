@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import mmap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
 
@@ -17,34 +14,18 @@ from episodes.classes import Int
 from episodes.episode import Episode, EpisodeBlock
 from episodes.errors import CacheFull, ShardCorrupt, SpecError, StateMismatch, StoreError
 from episodes.protocols import FieldSpec, SampleStore
-from episodes.remote.place import Place, Remote, held, place
+from episodes.remote.place import Place, place
 from episodes.rng import check_word
-from episodes.shards.images import is_picture, read_picture
-from episodes.shards.manifest import MANIFEST, EpisodeShard, ShardManifest
-from episodes.shards.record import ShardIndex, npy_header
-from episodes.shards.tar import BLOCK, read_header
+from episodes.shards.images import is_picture
+from episodes.shards.manifest import MANIFEST, ShardManifest
+from episodes.shards.mapped import OpenShard, array_at, open_shard, pictures_at
+from episodes.shards.tar import read_header
 from episodes.spec import EpisodeSpec
 from episodes.stream.buffers import Arena
 
 _PARTS: Final = np.arange(3, dtype=np.int8)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Open:
-    """A shard that is mapped."""
-
-    where: str
-    data: memoryview
-    index: ShardIndex
-    rows_before: Int
-    """[E + 1] rows of the episodes before each."""
-    classes_before: Int
-
-    def columns(self, k: int) -> tuple[Int, Int, Int, Int]:
-        """Labels, rows, class numbers and turns of the k-th episode."""
-        index, row, clas = self.index, self.rows_before, self.classes_before
-        one, two = slice(row[k], row[k + 1]), slice(clas[k], clas[k + 1])
-        return index.labels[one], index.rows[one], index.class_ids[two], index.variants[two]
+_LABEL: Final = FieldSpec("int64", ())
+_Arrays = Mapping[str, NDArray[Any]]
 
 
 class EpisodeShards:
@@ -74,7 +55,7 @@ class EpisodeShards:
             raise StoreError(f"cannot read {self.path / MANIFEST}: {error.strerror}") from error
         self.manifest = ShardManifest.from_json(data, str(self.path / MANIFEST))
         self._store = self._checked(store)
-        self._open: dict[int, _Open] = {}
+        self._open: dict[int, OpenShard] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """What is pickled: nothing that is mapped; another process on this machine maps the files anew."""
@@ -104,6 +85,11 @@ class EpisodeShards:
         return self.manifest.fields
 
     @property
+    def class_fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape, of one class, of each class field."""
+        return self.manifest.class_fields
+
+    @property
     def spec(self) -> EpisodeSpec:
         """Sizes of an episode."""
         return EpisodeSpec.from_table(self.manifest.about["spec"])
@@ -111,8 +97,10 @@ class EpisodeShards:
     @cached_property
     def episode_bytes(self) -> int:
         """Bytes of a usual episode's values."""
-        counts = self._shard(0).index.counts[:, :3]
-        return int(counts.sum() * sum(field.row_bytes for field in self.fields.values()) // len(counts))
+        counts = self._shard(0).index.counts
+        size = counts[:, :3].sum() * sum(field.row_bytes for field in self.fields.values())
+        size += counts[:, 3].sum() * sum(field.row_bytes for field in self.class_fields.values())
+        return int(size // len(counts))
 
     def __getitem__(self, index: int) -> Episode[NDArray[Any]]:
         """Episode `index`, in arrays of its own."""
@@ -143,6 +131,7 @@ class EpisodeShards:
         num, at, fields = len(rows), int(shard.index.begins[k]), {}
         for name, spec in self._in_order:
             fields[name], at = self._values(shard, at, num, spec)
+        class_fields = dict(self._class_values(shard, at, num, len(class_ids)))
         offsets = np.stack([np.array([0, *counts[:2].cumsum(), 0]), np.array([*counts[:3].cumsum(), counts[3]])], axis=1)
         return EpisodeBlock(
             indices=[index],
@@ -152,6 +141,7 @@ class EpisodeShards:
             class_ids=class_ids,
             variants=variants,
             offsets=offsets,
+            class_fields=class_fields,
         )[0]
 
     def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock:
@@ -162,9 +152,11 @@ class EpisodeShards:
         np.cumsum(counts, axis=1, out=offsets[:, 1:])
         offsets[1] += offsets[0, -1]
         offsets[2] += offsets[1, -1]
-        num = int(offsets[2, -1])
-        arena.reserve([num * field.row_bytes for field in self.fields.values()])
-        fields = {name: arena.array((num, *field.shape), field.dtype) for name, field in self.fields.items()}
+        wanted = [(int(offsets[2, -1]), self.fields), (int(offsets[3, -1]), self.class_fields)]
+        arena.reserve([num * field.row_bytes for num, specs in wanted for field in specs.values()])
+        fields, class_fields = (
+            {name: arena.array((num, *field.shape), field.dtype) for name, field in specs.items()} for num, specs in wanted
+        )
         labels, rows, class_ids, variants = (
             np.concatenate(c) for c in zip(*(s.columns(k) for s, k in places), strict=True)
         )
@@ -172,12 +164,14 @@ class EpisodeShards:
             order = np.argsort(np.repeat(np.tile(_PARTS, len(places)), counts[:3].T.reshape(-1)), kind="stable")
             labels, rows = labels[order], rows[order]
         if self.manifest.payload != "rows":
-            ends = offsets[:3].T.tolist()
+            ends = offsets.T.tolist()
             for (shard, k), begin, end in zip(places, ends, ends[1:], strict=False):
-                self._fill(shard, k, fields, begin, end)
+                self._fill(shard, k, fields, class_fields, begin, end)
         elif self._store is not None:
             self._store.read(rows, fields)
             _turn(fields, labels, variants, offsets)
+            for name, out in class_fields.items():
+                np.take(self._store.class_fields[name], class_ids, 0, out)
         return EpisodeBlock(
             indices=indices,
             fields=fields,
@@ -186,64 +180,60 @@ class EpisodeShards:
             class_ids=class_ids,
             variants=variants,
             offsets=offsets,
+            class_fields=class_fields,
         )
 
-    def _place(self, index: int) -> tuple[_Open, int]:
+    def _place(self, index: int) -> tuple[OpenShard, int]:
         index = check_word("index", index)
         if index >= self.length:
             raise SpecError(f"index {index} is beyond these {self.length} episodes")
         number = self.manifest.shard_of(index)
         return self._shard(number), index - self.manifest.shards[number].first
 
-    def _shard(self, number: int) -> _Open:
+    def _shard(self, number: int) -> OpenShard:
         shard = self._open.get(number)
         if shard is None:
             about = self.manifest.shards[number]
             try:
-                shard = _opened(self.path, about)
+                shard = open_shard(self.path, about)
             except CacheFull:  # what this series has in use may be what fills it
                 self._open.clear()
-                shard = _opened(self.path, about)
+                shard = open_shard(self.path, about)
             self._open[number] = shard
         return shard
 
-    def _fill(self, shard: _Open, k: int, fields: Mapping[str, NDArray[Any]], begin: list[int], end: list[int]) -> None:
-        """Values of one episode into its places: by part, `begin` to `end` in the arrays of `fields`."""
-        num, at = sum(end) - sum(begin), int(shard.index.begins[k])
+    def _fill(
+        self, shard: OpenShard, k: int, fields: _Arrays, class_fields: _Arrays, begin: list[int], end: list[int]
+    ) -> None:
+        """Values of one episode into its places: by part, and of its classes, `begin` to `end` in the arrays of fields."""
+        num, at = sum(end[:3]) - sum(begin[:3]), int(shard.index.begins[k])
         for name, spec in self._in_order:
             values, at = self._values(shard, at, num, spec)
             first, out = 0, fields[name]
-            for start, stop in zip(begin, end, strict=True):
+            for start, stop in zip(begin[:3], end[:3], strict=True):
                 if stop > start:
                     out[start:stop] = values[first : first + stop - start]
                     first += stop - start
+        for name, values in self._class_values(shard, at, num, end[3] - begin[3]):
+            class_fields[name][begin[3] : end[3]] = values
 
     @cached_property
     def _in_order(self) -> list[tuple[str, FieldSpec]]:
         return sorted(self.fields.items())
 
-    def _values(self, shard: _Open, at: int, num: int, spec: FieldSpec) -> tuple[NDArray[Any], int]:
+    def _values(self, shard: OpenShard, at: int, num: int, spec: FieldSpec) -> tuple[NDArray[Any], int]:
         """All `num` rows of a field, the first of whose members is at byte `at`; and where the next field's is."""
         if self.manifest.payload == "images" and is_picture(spec):
-            return _pictures(shard, at, num, spec)
-        shape = (num, *spec.shape)
-        start = at + BLOCK + len(npy_header(spec.dtype, shape))
-        values: NDArray[Any] = np.ndarray(shape, spec.dtype, shard.data, start)
-        return values, start + values.nbytes + -(start + values.nbytes) % BLOCK
+            return pictures_at(shard, at, num, spec)
+        return array_at(shard, at, num, spec)
 
-
-def _pictures(shard: _Open, at: int, num: int, spec: FieldSpec) -> tuple[NDArray[Any], int]:
-    values = np.empty((num, *spec.shape), np.uint8)
-    for i in range(num):
-        member = read_header(shard.data, at, shard.where)
-        if member is None:
-            raise ShardCorrupt(f"{shard.where} ends before picture {i} of an episode at byte {at}")
-        try:
-            read_picture(member.name, bytes(shard.data[member.start : member.start + member.size]), values[i])
-        except ValueError as error:
-            raise ShardCorrupt(f"{shard.where}: picture '{member.name}' is damaged ({error})") from error
-        at = member.end
-    return values, at
+    def _class_values(self, shard: OpenShard, at: int, num: int, ways: int) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Each class field, [ways, ...]; `at` is the byte of what follows the fields, the labels of `num` rows."""
+        if self.class_fields:
+            _, at = array_at(shard, at, num, _LABEL)
+        for name, spec in sorted(self.class_fields.items()):
+            values, at = array_at(shard, at, ways, spec)
+            yield name, values
 
 
 def _turn(fields: Mapping[str, NDArray[Any]], labels: Int, variants: Int, offsets: Int) -> None:
@@ -261,27 +251,3 @@ def _turn(fields: Mapping[str, NDArray[Any]], labels: Int, variants: Int, offset
     for values in fields.values():
         if values.ndim > 2:
             quarter_turn(values, turns)
-
-
-def _opened(folder: Place, shard: EpisodeShard) -> _Open:
-    """A shard, mapped, with its index."""
-    path, index_path = folder / shard.file, folder / shard.index_file
-    mend = f"compile again with --resume, or `episodes verify {folder} --repair`"
-    if isinstance(folder, Remote):
-        mend = "upload it again"
-    try:
-        with held(path, shard.sha256, shard.size, ShardCorrupt) as file:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        with held(index_path, shard.index_sha256, None, ShardCorrupt) as file:
-            raw = file.read()
-    except (OSError, ValueError) as error:
-        raise ShardCorrupt(f"{path} or its index cannot be read: {error} ({mend})") from error
-    if len(data) != shard.size:
-        raise ShardCorrupt(f"{path} has {len(data)} bytes; the manifest says {shard.size} ({mend})")
-    if hashlib.sha256(raw).hexdigest() != shard.index_sha256:
-        raise ShardCorrupt(f"{index_path} was altered: its hash is not that of the manifest ({mend})")
-    index = ShardIndex.from_npy(raw)
-    zero = np.zeros(1, np.int64)
-    rows_before = np.concatenate([zero, np.cumsum(index.counts[:, :3].sum(axis=1))])
-    classes_before = np.concatenate([zero, np.cumsum(index.counts[:, 3])])
-    return _Open(str(path), data, index, rows_before, classes_before)

@@ -5,6 +5,7 @@ An episode with key ``000000042`` is, in this order:
 - ``000000042.<field>.npy`` for each field by name: ``[N, ...]``, support rows first, then query, then unlabeled rows;
 - with payload ``images``, a uint8 image field is ``000000042.0000.<field>.png`` (or ``.jpg``), one for each of the N rows;
 - ``000000042.labels.npy``: ``[N]`` int64, -1 for a distractor;
+- ``000000042.class.<name>.npy`` for each class field by name: ``[W, ...]``, in order of the labels;
 - ``000000042.plan.json``: how many rows each part has, and where everything comes from.
 
 With payload ``rows`` there is only the last.
@@ -29,9 +30,15 @@ from episodes.shards.tar import header, padding
 
 DIGITS: Final = 9  # of a key; more where an index needs them
 PARTS: Final = ("support", "query", "unlabeled")
+CLASS: Final = "class."  # before the name of a class field
 
 Buffer = bytes | memoryview
 _JSON: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def class_member(key: str, name: str) -> str:
+    """Name, without the ending, of the member that holds a class field."""
+    return f"{key}.{CLASS}{name}"
 
 
 def key_of(index: int) -> str:

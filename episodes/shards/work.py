@@ -13,6 +13,7 @@ from episodes.partial import Making
 from episodes.protocols import FieldSpec
 from episodes.shards.images import is_picture
 from episodes.shards.manifest import FORMAT, KIND, MANIFEST, Payload
+from episodes.shards.record import CLASS
 from episodes.store.manifest import canonical
 from episodes.stream.buffers import Arena
 from episodes.stream.own import name_of
@@ -50,7 +51,8 @@ class CompileWork:
                 "use payload=arrays, or leave distractors or rotations out"
             )
         taken = {"labels"}  # in small letters: some readers know no others
-        for name in self.fields if self.payload != "rows" else ():
+        names = (*self.fields, *(f"{CLASS}{name}" for name in self.series.class_fields))
+        for name in names if self.payload != "rows" else ():
             if name.lower() in taken or not name.isprintable() or "/" in name:
                 raise SpecError(
                     f"field '{name}' cannot be named so in a tar file, beside {', '.join(sorted(taken))}; use payload=rows"

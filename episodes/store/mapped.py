@@ -60,6 +60,11 @@ class MappedStore:
         return self.manifest.fields
 
     @property
+    def class_fields(self) -> Mapping[str, NDArray[Any]]:
+        """Name -> [C, ...] by class number, read-only: what the store knows of each class beside its rows."""
+        return self.table.class_fields
+
+    @property
     def num_rows(self) -> int:
         """Rows in the store."""
         return self.manifest.num_rows

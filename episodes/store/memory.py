@@ -26,9 +26,10 @@ class MemoryStore:
         groups: class name -> group name.
         splits: split list -> split -> class names.
         is_a: (parent, child) pairs of a hierarchy above the classes.
+        class_fields: class field -> class name -> array of one type and shape, for every class.
 
     Raises:
-        StoreError: a field's length is not the sum of the counts.
+        StoreError: a field's length is not the sum of the counts; a class field that a class lacks or has otherwise.
         SpecError: groups or splits name unknown classes, or splits share one.
     """
 
@@ -40,14 +41,20 @@ class MemoryStore:
         groups: Mapping[str, str] | None = None,
         splits: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         is_a: Sequence[tuple[str, str]] = (),
+        class_fields: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
-        self.table = ClassTable.build(counts, groups, splits, is_a)
+        self.table = ClassTable.build(counts, groups, splits, is_a, class_fields)
         self.num_rows = sum(self.table.counts)
         for name, values in fields.items():
             if len(values) != self.num_rows:
                 raise StoreError(f"field '{name}' has {len(values)} rows; the counts add up to {self.num_rows}")
         self._values = dict(fields)
         self.fields = {name: FieldSpec(str(v.dtype), v.shape[1:]) for name, v in fields.items()}
+
+    @property
+    def class_fields(self) -> Mapping[str, NDArray[Any]]:
+        """Name -> [C, ...] by class number, read-only: what is known of each class beside its rows."""
+        return self.table.class_fields
 
     @cached_property
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from episodes.classes import ClassIndex
 from episodes.errors import SpecError, StoreCorrupt, near
 from episodes.graph import restrict
+from episodes.store._class_fields import ClassFields, from_table, stack, to_table
 
 Splits = Mapping[str, Mapping[str, tuple[int, ...]]]
 
@@ -29,6 +30,8 @@ class ClassTable:
     """split list -> split -> class numbers, ascending. The first list is the default."""
     is_a: tuple[tuple[str, str], ...] = ()
     """(parent, child) pairs of the hierarchy above the classes; sorted."""
+    class_fields: ClassFields = field(default_factory=dict, compare=False)  # arrays compare to arrays
+    """Name -> [C, ...], read-only: what is known of each class beside its rows."""
 
     @classmethod
     def build(
@@ -37,12 +40,15 @@ class ClassTable:
         groups: Mapping[str, str] | None = None,
         splits: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
         is_a: Sequence[tuple[str, str]] = (),
+        class_fields: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> ClassTable:
         """Number classes and groups by sorted name.
 
         Raises:
             SpecError: a class without rows; a split list or group that names an unknown class; a list with a class in
                 two splits, or a split without classes; a class outside the hierarchy, or above another.
+            StoreError: a class field (class field -> class name -> array) that a class lacks, or has in another type or
+                shape, or an unknown class has; a value that is not finite.
         """
         names = sorted(counts)
         number = {name: c for c, name in enumerate(names)}
@@ -65,6 +71,7 @@ class ClassTable:
                 for listing, parts in splits.items()
             },
             is_a=restrict(is_a, names) if is_a else (),
+            class_fields=stack(class_fields or {}, names),
         )
 
     def split(self, name: str) -> ClassIndex:
@@ -117,6 +124,8 @@ class ClassTable:
         }
         if self.is_a:
             table["is_a"] = self.is_a
+        if self.class_fields:
+            table["class_fields"] = to_table(self.class_fields)
         return json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
@@ -137,8 +146,9 @@ class ClassTable:
                     one["name"]: {part["name"]: tuple(part["classes"]) for part in one["parts"]} for one in table["splits"]
                 },
                 is_a=tuple((parent, child) for parent, child in table.get("is_a", ())),
+                class_fields=from_table(table.get("class_fields", {}), len(table["names"])),
             )
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreCorrupt(f"classes.json is not a class table ({error})") from error
 
 

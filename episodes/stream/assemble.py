@@ -38,13 +38,14 @@ def assemble(
         flat: their rows.
         arena: memory; the arrays of the block are cut out of it.
     """
-    num, chosen = len(flat.rows), {}
+    num, ways, chosen = len(flat.rows), len(flat.class_ids), {}
     for name, spec in store.fields.items():
         transform = transforms.get(name)
         if transform is None and len(flat.turns) and _is_image(spec):
             transform = Transform(field=name)
         chosen[name] = transform, spec, spec if transform is None else transform.output(spec)
-    arena.reserve([num * delivered.row_bytes for _, _, delivered in chosen.values()])
+    sizes = [num * delivered.row_bytes for _, _, delivered in chosen.values()]
+    arena.reserve([*sizes, *(ways * values[0].nbytes for values in store.class_fields.values())])
     fields = {}
     for name, (transform, spec, delivered) in chosen.items():
         out = fields[name] = arena.array((num, *delivered.shape), delivered.dtype)
@@ -52,6 +53,10 @@ def assemble(
             _plain(store, name, spec, flat, out)
         else:
             _transformed(store, transform, spec, key, flat, out)
+    class_fields = {
+        name: np.take(values, flat.class_ids, 0, arena.array((ways, *values.shape[1:]), values.dtype))
+        for name, values in store.class_fields.items()
+    }
     return EpisodeBlock(
         indices=indices,
         fields=fields,
@@ -60,6 +65,7 @@ def assemble(
         offsets=flat.offsets,
         class_ids=flat.class_ids,
         variants=flat.variants,
+        class_fields=class_fields,
     )
 
 

@@ -37,7 +37,7 @@ class Arena:
 
     def reserve(self, sizes: Sequence[int]) -> None:
         """Make room for arrays of so many bytes, all in one piece of memory."""
-        size = sum(_padded(size) for size in sizes)
+        size = sum(padded(size) for size in sizes)
         if self._used + size > len(self._memory):
             self._memory = np.empty(size + _ALIGN, np.uint8)  # arrays cut out of the old memory keep it alive
             self._first = self._used = -self._memory.ctypes.data % _ALIGN
@@ -48,7 +48,7 @@ class Arena:
         size = math.prod(shape) * kind.itemsize
         self.reserve([size])
         out: NDArray[Any] = np.ndarray(shape, kind, self._memory, self._used)
-        self._used += _padded(size)
+        self._used += padded(size)
         return out
 
     @property
@@ -58,7 +58,8 @@ class Arena:
         return sys.getrefcount(memory) <= _IDLE
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """Bytes that an array of `size` bytes takes of an arena."""
     return -(-size // _ALIGN) * _ALIGN
 
 

@@ -15,7 +15,7 @@ from episodes.episode import Episode, EpisodeBlock, EpisodePlan, Part
 from episodes.errors import SpecError
 from episodes.protocols import FieldSpec
 from episodes.rng import SOURCE, check_word, philox, stream_key
-from episodes.stream.buffers import Arena
+from episodes.stream.buffers import Arena, padded
 from episodes.stream.series import SampledEpisodes
 
 Array = NDArray[Any]
@@ -26,12 +26,12 @@ class MixedEpisodes:
     """Episode i comes from the source that the key (seed, SOURCE, i) draws, and is episode i of that source.
 
     Sources are alike unless `weights` say otherwise, whatever their sizes (Triantafillou et al. 2020). Adding a source
-    changes which source an index has, never what episode i of a source is. Episodes have the fields that every source
-    has, of one type and shape.
+    changes which source an index has, never what episode i of a source is. Episodes have the fields and the class fields
+    that every source has, of one type and shape.
 
     Raises:
         SpecError: no source; a weight that is no number of 0 or more, or all 0; weights of other names; sources whose
-            fields differ in type or shape, or that share none.
+            fields or class fields differ in type or shape, or that share no field.
     """
 
     sources: Mapping[str, SampledEpisodes]
@@ -56,6 +56,7 @@ class MixedEpisodes:
         lengths = [length for length in (*drawn, self.length) if length is not None]
         object.__setattr__(self, "length", min(lengths, default=None))
         shared_fields(self.sources)
+        shared_class_fields(self.sources)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -67,6 +68,11 @@ class MixedEpisodes:
     def fields(self) -> Mapping[str, FieldSpec]:
         """Type and shape of each field that is delivered: those that every source has."""
         return shared_fields(self.sources)
+
+    @cached_property
+    def class_fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape, of one class, of each class field that every source has."""
+        return shared_class_fields(self.sources)
 
     @cached_property
     def episode_bytes(self) -> int:
@@ -110,11 +116,14 @@ class MixedEpisodes:
             for place, b in enumerate(chosen):
                 where[b] = len(parts), place
             parts.append(self._shared(self.sources[name].block([indices[b] for b in chosen], arena)))
-        self._largest[0] = max(self._largest[0], sum(values.nbytes for part in parts for values in part.fields.values()))
+        values = [values for part in parts for values in (*part.fields.values(), *part.class_fields.values())]
+        self._largest[0] = max(self._largest[0], sum(padded(one.nbytes) for one in values))
         return MixedBlock(indices=tuple(indices), parts=tuple(parts), places=where)
 
     def _shared(self, block: EpisodeBlock) -> EpisodeBlock:
         """`block` without the fields that other sources lack; what functions of one's own make is left as it is."""
+        if len(block.class_fields) > len(self.class_fields):
+            block = replace(block, class_fields={name: block.class_fields[name] for name in self.class_fields})
         if set(block.fields) == set(self.fields) or any(series.then is not None for series in self.sources.values()):
             return block
         return replace(block, fields={name: block.fields[name] for name in self.fields})
@@ -175,6 +184,7 @@ class MixedBlock(Sequence[Episode[Array]]):
             support=_stacked([one.support for one in every]),
             query=_stacked([one.query for one in every]),
             unlabeled=_stacked(unlabeled) if unlabeled else None,
+            class_fields={name: np.stack([one.class_fields[name] for one in every]) for name in every[0].class_fields},
         )
 
 
@@ -195,18 +205,34 @@ def shared_fields(sources: Mapping[str, SampledEpisodes]) -> dict[str, FieldSpec
     Raises:
         SpecError: a field of one name with two types or shapes; no field that all have.
     """
-    (first, one), *others = sources.items()
-    shared = {name: spec for name, spec in one.fields.items() if all(name in other.fields for _, other in others)}
-    if any(series.then is not None for series in sources.values()):
-        return shared
-    for name, spec in shared.items():
-        for second, other in others:
-            if (found := other.fields[name]) != spec:
-                raise SpecError(
-                    f"field '{name}' is {spec.dtype} of shape {spec.shape} in source '{first}' and {found.dtype} of shape "
-                    f"{found.shape} in source '{second}'; sources of a mixture need the same (ingest both with one --size)"
-                )
-    if not shared:
+    compared = all(series.then is None for series in sources.values())
+    mend = "sources of a mixture need the same (ingest both with one --size)" if compared else None
+    shared = _shared("field", {source: series.fields for source, series in sources.items()}, mend)
+    if compared and not shared:
         fields = ", ".join(f"'{name}' has {', '.join(series.fields)}" for name, series in sources.items())
         raise SpecError(f"the sources of a mixture share no field: {fields}")
+    return shared
+
+
+def shared_class_fields(sources: Mapping[str, SampledEpisodes]) -> dict[str, FieldSpec]:
+    """The class fields that every source has, in the order of the first; there may be none.
+
+    Raises:
+        SpecError: a class field of one name with two types or shapes.
+    """
+    mend = "sources of a mixture need the same"
+    return _shared("class field", {source: series.class_fields for source, series in sources.items()}, mend)
+
+
+def _shared(kind: str, fields: Mapping[str, Mapping[str, FieldSpec]], mend: str | None) -> dict[str, FieldSpec]:
+    """Those of `fields` (source -> name -> type and shape) that all sources have; refused where they differ, if `mend`."""
+    (first, one), *others = fields.items()
+    shared = {name: spec for name, spec in one.items() if all(name in other for _, other in others)}
+    for name, spec in shared.items() if mend else ():
+        for second, other in others:
+            if (found := other[name]) != spec:
+                raise SpecError(
+                    f"{kind} '{name}' is {spec.dtype} of shape {spec.shape} in source '{first}' and {found.dtype} of shape "
+                    f"{found.shape} in source '{second}'; {mend}"
+                )
     return shared

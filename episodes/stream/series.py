@@ -98,12 +98,19 @@ class SampledEpisodes:
         return {name: chosen[name].output(f) if name in chosen else f for name, f in self.store.fields.items()}
 
     @cached_property
+    def class_fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape, of one class, of each class field."""
+        return {name: FieldSpec(str(v.dtype), v.shape[1:]) for name, v in self.store.class_fields.items()}
+
+    @cached_property
     def episode_bytes(self) -> int:
         """Bytes of a usual episode's values: how many are worth one call is decided by it."""
         self._check_views()
         plans = [self.plan(i) for i in range(_SAMPLE if self.length is None else min(_SAMPLE, self.length))]
         rows = sum(len(plan.support) + len(plan.query) + len(plan.unlabeled) for plan in plans)
-        return rows * sum(field.row_bytes for field in self.fields.values()) // max(1, len(plans))
+        size = rows * sum(field.row_bytes for field in self.fields.values())
+        size += sum(plan.ways for plan in plans) * sum(field.row_bytes for field in self.class_fields.values())
+        return size // max(1, len(plans))
 
     def class_names(self, index: int) -> list[str]:
         """Names of the classes of episode `index`, in order of their labels; variants carry their turn."""

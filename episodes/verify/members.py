@@ -13,7 +13,7 @@ from episodes.errors import EpisodesError, ShardCorrupt
 from episodes.protocols import FieldSpec, SampleStore
 from episodes.shards.images import is_picture, read_picture
 from episodes.shards.manifest import ShardManifest
-from episodes.shards.record import key_of, npy_header
+from episodes.shards.record import class_member, key_of, npy_header
 from episodes.shards.tar import Member, header, read_header
 from episodes.stream.buffers import Arena
 from episodes.stream.series import SampledEpisodes
@@ -31,6 +31,7 @@ class Members:
         self._as_stored = not about.get("transforms") and "then" not in about
         self._names = set(about.get("class_names", ()))
         self._name_of: dict[tuple[int, int], str] = {}
+        self._of_class: dict[tuple[str, int], bytes] = {}
         self._class_names = None if store is None else store.split("all").names
 
     def broken(self, data: memoryview, at: int, end: int, index: int, plan: WrittenPlan) -> str | None:
@@ -64,6 +65,8 @@ class Members:
             labels = _array(cursor, f"{key}.labels.npy", num, FieldSpec("int64", ()))
             if not np.array_equal(labels, plan.labels):
                 return "its labels are not those of the index"
+            if wrong_class := self._class_fields(cursor, key, plan):
+                return wrong_class
         if wrong_plan := self._plan(cursor.take(f"{key}.plan.json"), index, plan):
             return wrong_plan
         if cursor.at != end:
@@ -82,6 +85,17 @@ class Members:
                 if one.ndim > 2:
                     quarter_turn(one, np.where(plan.labels < 0, 0, plan.variants[plan.labels]))
         return values
+
+    def _class_fields(self, cursor: _Cursor, key: str, plan: WrittenPlan) -> str | None:
+        """What is wrong with the class fields; where there is no store, a class must have the same in all episodes."""
+        known = {} if self._store is None else self._store.class_fields
+        for name, spec in sorted(self._manifest.class_fields.items()):
+            values = _array(cursor, f"{class_member(key, name)}.npy", len(plan.class_ids), spec)
+            for class_id, value in zip(plan.class_ids.tolist(), values, strict=True):
+                wanted = known[name][class_id] if name in known else value
+                if value.tobytes() != self._of_class.setdefault((name, class_id), wanted.tobytes()):
+                    return f"class field '{name}' of class {class_id} is not what it was compiled from"
+        return None
 
     def _plan(self, raw: bytes, index: int, plan: WrittenPlan) -> str | None:
         """What is wrong with a .plan.json."""

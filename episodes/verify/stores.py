@@ -44,8 +44,7 @@ def verify_store(path: Path, progress: Progress) -> Findings:
     found, notes = [(name, what) for name, what in looked if what is not None], []
     if found:
         notes.append("classes and values are looked at when all files are whole")
-    else:
-        store = MappedStore(path)
+    elif (store := _opened(path, found)) is not None:
         found += [(CLASSES, what) for what in _class_faults(store.table, store.num_rows)]
         if altered := content_fault(store):
             found.append((MANIFEST, altered))
@@ -62,6 +61,15 @@ def verify_store(path: Path, progress: Progress) -> Findings:
         notes=tuple(notes),
         checked={"files": len(known), "bytes": size, "samples": manifest.num_rows},
     )
+
+
+def _opened(path: Path, found: list[tuple[str, str]]) -> MappedStore | None:
+    """The store, all of whose files are whole; None, with a fault more, where its classes are no class table."""
+    try:
+        return MappedStore(path)
+    except StoreCorrupt as error:
+        found.append((CLASSES, str(error).removeprefix(f"{CLASSES} ")))
+        return None
 
 
 def _ingest(manifest: Manifest, path: Path) -> str:
