@@ -123,13 +123,21 @@ def _names(path: Path, split: str, names: object) -> list[str]:
     return names
 
 
-def _pairs(path: Path, first: str, second: str) -> list[tuple[str, str]]:
+def csv_rows(path: Path) -> list[tuple[int, list[str]]]:
+    """(line number, cells) of each row of a CSV, without blank lines; a row that spans lines has the number of its last.
+
+    Raises:
+        ReaderError: it cannot be read, or is no CSV.
+    """
     lines = csv.reader(io.StringIO(_text(path), newline=""))
     try:
-        # Blank lines are left out; a quoted cell may span lines, so a row's number is that of its last line.
-        rows = [(lines.line_num, [cell.strip() for cell in row]) for row in lines if row]
+        return [(lines.line_num, [cell.strip() for cell in row]) for row in lines if row]
     except csv.Error as error:
         raise ReaderError(f"{path}: line {lines.line_num}: {error}") from error
+
+
+def _pairs(path: Path, first: str, second: str) -> list[tuple[str, str]]:
+    rows = csv_rows(path)
     if not rows or rows[0][1] != [first, second]:
         raise ReaderError(f"{path}: line 1 must be the header {first},{second}")
     for number, row in rows[1:]:

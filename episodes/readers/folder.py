@@ -11,7 +11,8 @@ With ``--size`` they are resized by Pillow's antialiased bilinear filter, withou
 Class-level splits come from the tree, from ``--splits FILE`` (JSON ``{"train": ["cat", ...], ...}``, or CSV with the header
 ``class,split``), or are drawn: ``--draw-splits 0.64,0.16,0.2`` gives train, val and test those shares of the classes, in an
 order that hashes ``--split-seed`` and the name. ``--groups FILE`` (JSON ``{"cat": "mammal"}``, or CSV with the header
-``class,group``) puts classes into groups.
+``class,group``) puts classes into groups. ``--attributes FILE`` (CSV, header ``class`` and the names of attributes, then a
+line of numbers for each class) gives the class field ``attributes``.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from episodes.errors import ConfigError, ReaderError
 from episodes.protocols import FieldSpec, Listing, RawSample
+from episodes.readers._attributes import read_attributes
 from episodes.readers._images import CHANNELS, SUFFIXES, Fit, Mode, decode, image_size
 from episodes.readers._splits import SPLIT_NAMES, drawn_splits, read_groups, read_splits, shares
 from episodes.readers._tree import Tree, open_tree
@@ -47,6 +49,7 @@ class Options:
     draw_splits: str | None = field(default=None, metadata={"help": "shares of train,val,test to draw, as 0.64,0.16,0.2"})
     split_seed: int = field(default=0, metadata={"help": "seed of drawn splits"})
     groups: Path | None = field(default=None, metadata={"help": "file that puts classes into groups, JSON or CSV"})
+    attributes: Path | None = field(default=None, metadata={"help": "file of numbers for each class, CSV"})
 
     def __post_init__(self) -> None:
         if self.size is not None and not 1 <= self.size <= 4096:
@@ -74,7 +77,7 @@ class FolderReader:
 
         Raises:
             ReaderError: a picture outside any class, a class without pictures, a class in two splits of the tree, or a
-                splits or groups file that cannot be read.
+                file of splits, groups or attributes that cannot be read or does not fit the classes.
         """
         tree = _unwrapped(open_tree(self.source))
         splits = _by_tree(tree)
@@ -94,7 +97,14 @@ class FolderReader:
         _check_empty(tree, {sample.class_name for sample in samples}, bool(splits))
         names = sorted({sample.class_name for sample in samples})
         groups = read_groups(self.options.groups) if self.options.groups else {}
-        return Listing(fields={"image": spec}, samples=samples, groups=groups, splits=self._splits(splits, names))
+        attributes = {"attributes": read_attributes(self.options.attributes, names)} if self.options.attributes else {}
+        return Listing(
+            fields={"image": spec},
+            samples=samples,
+            groups=groups,
+            splits=self._splits(splits, names),
+            class_fields=attributes,
+        )
 
     def _spec(self, tree: Tree, pictures: Sequence[PurePosixPath]) -> FieldSpec:
         channels, size = CHANNELS[self.options.mode], self.options.size
