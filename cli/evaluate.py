@@ -12,6 +12,7 @@ from cli._options import episode_options
 from cli._places import path_or_url
 from cli._scoring import check_audits, compiled_of, read_run, report_paths, score, series_of, settings_of
 from cli._seeds import check_seeds_only, names_of
+from cli.untrained import check_untrained, evaluate_untrained
 
 if TYPE_CHECKING:
     from cli._scoring import Run, Scored
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     type=click.Choice(["running", "support", "transductive"]),
     help="Statistics to normalise with, in place of the run's policy.",
 )
+@click.option("--method", help="RUN is a store, of features as a rule: score a method that has nothing to train on it.")
+@click.option("-L", "--learner", multiple=True, metavar="NAME=VALUE", help="Option of --method.")
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Report to write, without suffix.  [default: RUN/report]"
@@ -42,6 +45,8 @@ def command(
     store: Place | None,
     shards: Place | None,
     batch_norm: str | None,
+    method: str | None,
+    learner: tuple[str, ...],
     output: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -58,11 +63,22 @@ def command(
     interval of its own; -o then names a report of all of them. To set different recipes against each other there is
     `episodes compare`.
 
+    With --method there is no run: RUN is a store of features (`episodes embed`), and the method learns from each support
+    alone. The report is written where -o says.
+
     Classes that RUN was trained on may be scored, but the result says how many they are. Of several stores (--mix, or
     those of the recipe) each has a result of its own. Under torchrun the processes share the episodes.
     """
     from learners import ranks
 
+    if method is not None or learner:
+        check_untrained(runs, method, {"store": store, "shards": shards, "batch_norm": batch_norm})
+        kind, where = str(method), {"overwrite": overwrite, "quiet": as_json}
+        tables = evaluate_untrained(kind, runs[0], output, values, learner, **where)
+        if as_json and ranks.rank() == 0:
+            click.echo(json.dumps({"results": tables}))
+        ranks.close()
+        return
     settings: dict[str, Any] = {"shards": shards, "batch_norm": batch_norm, "overwrite": overwrite, "quiet": as_json}
     if len(runs) == 1:
         found = {"results": evaluate(runs[0], store, output or runs[0] / "report", values, **settings)}

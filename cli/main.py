@@ -18,6 +18,7 @@ from cli import (
     compile,  # noqa: A004
     copy,
     demo,
+    embed,
     evaluate,
     freeze,
     ingest,
@@ -123,6 +124,7 @@ for command in (
     compile,
     copy,
     demo,
+    embed,
     evaluate,
     freeze,
     ingest,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -192,9 +192,9 @@ def episode_table(values: Mapping[str, Any], base: EpisodeTable | None = None) -
     known = {f.name for f in fields(EpisodeTable)} - {"options", "sources", "transform", "transforms"}
     flags = {name: value for name, value in values.items() if name in known and value is not None}
     if given := values.get("options"):
-        flags["options"] = {**table.get("options", {}), **dict(_option(text) for text in given)}
+        flags["options"] = {**table.get("options", {}), **options_of(given)}
     if given := values.get("transform"):
-        flags |= _transformed(table, dict(_option(text) for text in given))
+        flags |= _transformed(table, options_of(given))
     if given := values.get("mix"):
         flags["sources"] = [_source(text) for text in given]
     if (table | flags).get("sampler") == "frozen" and not split_given:
@@ -236,6 +236,15 @@ def _source(text: str) -> dict[str, Any]:
         return {"store": path, "weight": float(weight)}
     except ValueError:
         raise ConfigError(f"mix: expected STORE or STORE=WEIGHT, a number, got '{text}'") from None
+
+
+def options_of(texts: Iterable[str]) -> dict[str, Any]:
+    """``["max_ways=20", ...]`` as a table.
+
+    Raises:
+        ConfigError: one is not NAME=VALUE.
+    """
+    return dict(map(_option, texts))
 
 
 def _option(text: str) -> tuple[str, Any]:

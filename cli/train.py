@@ -191,6 +191,7 @@ def train(
     from learners.origin import inputs_of
     from learners.report import evaluate
     from learners.trainer import Trainer
+    from learners.untrained import require_something_to_train
 
     if output.exists() and not (resume or overwrite):
         raise ConfigError(f"output: {output} exists; give --overwrite to replace it, --resume to go on with it")
@@ -200,6 +201,7 @@ def train(
     module = plugins.find(plugins.METHODS, recipe.method)
     torch.manual_seed(recipe.train.seed)
     learner = module.make(from_table(module.Options, recipe.learner, "learner"), inputs_of(training))
+    require_something_to_train(learner, recipe.method)
     getattr(learner, "require_training", learner.require)(recipe.episode.spec())
     for table in (recipe.validate, *recipe.evaluate):
         learner.require(table.spec())

@@ -40,12 +40,14 @@ class EmbeddingOptions:
 
 
 def field_of(options: EmbeddingOptions, inputs: Inputs) -> tuple[str, tuple[int, ...]]:
-    """Name and shape of the field that holds the input.
+    """Name and shape of the field that holds the input: the one field of a store that has no ``image``, as of features.
 
     Raises:
         ConfigError: the store has no such field.
     """
     name = options.image
+    if name == "image" and name not in inputs.fields and len(inputs.fields) == 1:
+        (name,) = inputs.fields
     if name not in inputs.fields:
         raise ConfigError(f"image: the store has no field '{name}'; it has {', '.join(sorted(inputs.fields))}")
     return name, inputs.fields[name].shape

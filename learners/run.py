@@ -83,7 +83,8 @@ def open_run(run: Path, *, store: Place | None = None, fit: str | None = None, i
     method, options = table["method"], table.get("learner", {})
     classes = tuple(zip(about["numbers"], about["turns"], strict=True)) if "numbers" in about else None
     fields = {name: delivered[name].output(spec) if name in delivered else spec for name, spec in opened.fields.items()}
-    inputs = Inputs(fields=fields, classes=classes)
+    known = {name: FieldSpec(str(values.dtype), values.shape[1:]) for name, values in opened.class_fields.items()}
+    inputs = Inputs(fields=fields, class_fields=known, classes=classes)
     learner = restored(method, options, inputs, checkpoint.load(run / BEST, method)["learner"], str(run / BEST))
     name = _field(learner, options)
     return Trained(
