@@ -95,6 +95,8 @@ def _columns(
     _check_alike(read, settings)
     if baseline is not None and not settings:
         raise ConfigError(f"baseline: '{baseline}' is scored on the episodes of a run; give one run that is no report")
+    if baseline in names:
+        raise ConfigError(f"run: a run cannot be called '{baseline}' beside --baseline {baseline}; rename its folder")
     fresh = {name: score(run, settings[name], device, quiet=True, label=name) for name, run in runs.items()}
     if baseline is not None:
         fresh[baseline] = _pixels(next(iter(settings.values())), device)

@@ -181,6 +181,7 @@ def test_a_single_episode_has_no_interval_and_json_says_so():
 
 
 def test_runs_are_compared_on_the_same_episodes(runs, tmp_path):
+    assert "RUN may also be a finished" in run("compare", "--help").stdout
     given = ("compare", runs / "one", runs / "wide", "--baseline", "pixels", *SCORE)
     text = run(*given, "-o", tmp_path / "c").stdout
     assert "3-way 1-shot on glyphs/test: 8 episodes (seed 0)" in text
@@ -223,9 +224,21 @@ def test_the_pixel_baseline_is_the_nearest_mean_of_what_is_stored(runs, glyphs_s
     assert found["results"]["pixels"]["mean"] == pytest.approx(np.mean(right))
 
 
+def renamed(path, name):
+    """The run at `path` once more."""
+    copied = path.with_name(name)
+    copied.mkdir(exist_ok=True)
+    for file in ("recipe.toml", "data.json", "best.ckpt"):
+        (copied / file).write_bytes((path / file).read_bytes())
+    return copied
+
+
 def test_what_compare_refuses(runs, glyphs_store, tmp_path):
     assert "give two or more to compare, or one with --baseline pixels" in refused("compare", runs / "one")
     assert "one is given twice" in refused("compare", runs / "one", runs / "one")
+    assert "a run cannot be called 'pixels' beside" in refused(
+        "compare", renamed(runs / "wide", "pixels"), "--baseline", "pixels"
+    )
     assert "nowhere is not a run directory" in refused("compare", runs / "one", "nowhere")
     for number, options in enumerate((SCORE, (*SCORE, "--seed", 5))):
         run("evaluate", runs / "one", *options, "-o", tmp_path / f"r{number}")
@@ -273,10 +286,7 @@ def test_several_runs_of_a_recipe_have_a_mean(runs, tmp_path):
 def test_runs_that_are_no_repetitions_have_no_mean(runs):
     line = refused("evaluate", runs / "one", runs / "wide", *SCORE, "--overwrite")
     assert "learner.width: 8 in one, 12 in wide; runs that share a mean differ by their seed only" in line
-    copied = runs / "again"
-    copied.mkdir(exist_ok=True)
-    for name in ("recipe.toml", "data.json", "best.ckpt"):
-        (copied / name).write_bytes((runs / "one" / name).read_bytes())
+    copied = renamed(runs / "one", "again")
     line = refused("evaluate", runs / "one", copied, *SCORE, "--overwrite")
     assert "train.seed: 0 in one and in again; these are one run, not two" in line
 

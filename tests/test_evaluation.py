@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from episodes.errors import SpecError
 from episodes.selection import Selection
 from episodes.store.memory import MemoryStore
 from episodes.transforms import Transform
-from learners import breakdown
+from learners import breakdown, page, plots
 from learners.calibration import BINS, calibration
 from learners.intervals import mean_and_interval
 from learners.report import evaluate
@@ -315,3 +316,23 @@ def test_what_is_drawn_has_a_name_of_its_own_whatever_happens_to_the_values():
     one, two, three = (evaluate(Zero(), s, method="zero") for s in (series, changed, replace(series, seed=1)))
     assert one.fingerprint == one.drawn == two.drawn != two.fingerprint
     assert three.drawn != one.drawn
+
+
+# The page
+
+
+def test_the_page_lists_the_classes_of_least_and_of_most_accuracy():
+    shares = {f"c{c:02d}": breakdown.Share(accuracy=(c * 7 % 25) / 25, queries=5) for c in range(25)}
+    order = sorted(shares, key=lambda name: shares[name].accuracy)
+    for num in (25, 14, 3):
+        kept = {name: shares[name] for name in order[:num]}
+        lowest, highest = page.extremes(SimpleNamespace(per_class=kept))
+        assert [name for name, _ in lowest] == order[: min(10, num)]
+        assert [name for name, _ in highest] == order[10:num][-10:][::-1], "the best first, and none twice"
+
+
+def test_every_breakdown_is_a_picture():
+    report = evaluate(Fixed(), episodes.sample(WORLD, "test", UNEVEN, length=60), method="fixed")
+    pictures = [*page.breakdowns(report), plots.reliability(report.calibration)]
+    assert len(pictures) == len(report.against) + 2
+    assert all(one.startswith("<svg") for one in pictures)
