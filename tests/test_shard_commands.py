@@ -103,7 +103,7 @@ def test_tar_lists_a_stream(glyphs_store):
     assert (stream.returncode, stream.stderr) == (0, b"")
     listed = subprocess.run(["tar", "-t"], input=stream.stdout, capture_output=True, check=True)
     assert listed.stdout.decode().split() == [
-        f"00000000{i}.{member}" for i in (7, 8) for member in ("image.npy", "labels.npy", "plan.json")
+        f"00000000{i}.{member}" for i in (7, 8) for member in ("image.npy", "labels.npy", "class.strokes.npy", "plan.json")
     ]
 
 

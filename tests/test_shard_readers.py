@@ -65,6 +65,8 @@ def sample(members):
         array = np.array(plan[column], np.int64)
         out[name] = "int64", array.shape, array.tobytes()
     fields = {name[:-4]: array for name, array in members.items() if name.endswith(".npy") and name != "labels.npy"}
+    classes = {name: fields.pop(name) for name in sorted(fields) if name.startswith("class.")}
+    out |= {name: (str(array.dtype), array.shape, array.tobytes()) for name, array in classes.items()}
     pictures = sorted(name for name in members if name.endswith((".png", ".jpg")))
     for name in sorted({name.split(".")[1] for name in pictures}):
         fields[name] = np.stack([members[one] for one in pictures if one.split(".")[1] == name])
