@@ -5,7 +5,7 @@ Snell, Swersky, Zemel 2017, "Prototypical networks for few-shot learning": the p
 Queries are not normalised. Episodes have no support (--shots 0), in training neither.
 
 In the paper f is a linear map of features computed before (--backbone linear --width 1024); any backbone does here, and g
-may have a hidden layer (--hidden). Two turns of one class have the same attributes: train without --rotations. Queries pass
+may have a hidden layer (--hidden). Two turns of one class have the same attributes: --rotations is refused. Queries pass
 the backbone together in training; in evaluation batch norm uses its running statistics, so the method is not transductive.
 """
 
@@ -48,6 +48,8 @@ class ZeroShotProtoNet(nn.Module):
         if options.attributes not in inputs.class_fields:
             has = ", ".join(sorted(inputs.class_fields)) or "none"
             raise ConfigError(f"attributes: the store has no class field '{options.attributes}'; it has {has}")
+        if any(turns for _, turns in inputs.classes or ()):
+            raise ConfigError("attributes: all turns of a class have the same; train without rotations as classes")
         self.embedding = Embedding(options, inputs)
         self.options = options
         known = math.prod(inputs.class_fields[options.attributes].shape)
@@ -104,6 +106,7 @@ def make(options: Options, inputs: Inputs) -> ZeroShotProtoNet:
     """A zero-shot ProtoNet for these inputs.
 
     Raises:
-        ConfigError: the store has no such field or class field, or the backbone does not take its rows.
+        ConfigError: the store has no such field or class field, training has turns of classes as classes, or the backbone
+            does not take the rows.
     """
     return ZeroShotProtoNet(options, inputs)
