@@ -48,7 +48,7 @@ def test_transforms_and_sources_round_trip(tmp_path):
         ({**GOOD, "train": {"steps": True}}, r"train.steps: expected int, got True"),
         ({**GOOD, "train": {"steps": 2.0}}, r"train.steps: expected int, got 2.0"),
         ({**GOOD, "train": {"lr": float("nan")}}, r"train.lr: expected a finite number, got nan"),
-        ({**GOOD, "train": {"schedule": "linear"}}, r"train.schedule: expected one of 'constant', 'halve', 'cosine'"),
+        ({**GOOD, "train": {"schedule": "steps"}}, r"train.schedule: expected one of 'constant', 'halve', 'cosine'"),
         ({**GOOD, "train": {"steps": 0}}, r"train.steps: expected 1 or more, got 0"),
         ({**GOOD, "train": 3}, r"train: expected a table, got 3"),
         ({**GOOD, "episode": {"ways": 0}}, r"episode.ways=0 is too small"),
