@@ -15,6 +15,7 @@ from episodes import plugins
 from episodes.errors import CheckpointError, ConfigError, ReaderError, SpecError
 from episodes.protocols import FieldSpec
 from episodes.readers import glyphs
+from episodes.transforms import Transform
 from learners.methods import protonet
 from learners.pictures import PictureForm, form_of, pictures_in, support_folder
 from learners.predictor import NONE, adapt_images
@@ -125,6 +126,18 @@ def test_a_picture_becomes_what_the_store_has(trained, glyphs_store, drawings, t
     predictor = adapt_images(opened, arrays(drawings, [0]))
     delivered = predictor._delivered(plain.support.fields["image"])[0].numpy()
     assert delivered.tolist() == episode.support.fields["image"].tolist()
+
+
+def test_pictures_are_delivered_in_the_layout_of_training(drawings):
+    how = Transform(stored="hwc", layout="hwc", mean=(0.1,), std=(0.3,))
+    inputs = Inputs(fields={"image": FieldSpec("float32", (28, 28, 1))})
+    learner = protonet.make(protonet.Options(backbone="linear", width=4), inputs).eval()
+    one = Trained(learner=learner, method="protonet", options={}, inputs=inputs, form=PAPER, delivery=how)
+    predictor = adapt_images(one, arrays(drawings, [0]))
+    rows = predictor.support
+    factor, term = how.normaliser(1)
+    assert predictor._delivered(rows)[0].tolist() == (rows.transpose(0, 2, 3, 1) * factor + term).tolist()
+    assert predictor.predict(list(rows))[0] == list(predictor.names)
 
 
 def test_predictions_are_those_of_the_learner_on_the_same_episode(trained, drawings):
