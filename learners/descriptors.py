@@ -55,7 +55,8 @@ def describer(series: Episodes, trained_on: Collection[str] = ()) -> Describe:
         if series.spec.distractors.high:
             found["distractors"] = np.array([len(series.plan(index).distractor_ids) for index in indices], np.float64)
         numbers = episode.class_ids * TURNS + episode.variants
-        return found | {name: measure(numbers) for name, measure in measures.items()}
+        # Rounded, for the order of a sum must not make two values of one.
+        return found | {name: measure(numbers).round(9) for name, measure in measures.items()}
 
     return describe
 
