@@ -117,7 +117,10 @@ class NCA(nn.Module):
         return F.normalize(features, dim=-1) if self.options.normalise else features
 
     def _remember(self, means_BD: Tensor) -> None:
-        """Let the mean of meta-training follow the batches, one after the other; the first ones weigh alike."""
+        """Let the mean of meta-training follow the batches; the first hundred weigh alike.
+
+        Of several processes those of rank 0 count, as for every buffer that is no statistic of batch norm.
+        """
         for mean in means_BD:
             self.batches += 1
             self.mean.lerp_(mean, max(MEMORY, 1 / int(self.batches)))
