@@ -157,7 +157,7 @@ class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
         return self._episode(self.indices[b], self.offsets[:, b].tolist(), self.offsets[:, b + 1].tolist())
 
     def _episode(self, index: int, begin: list[int], end: list[int]) -> Episode[NDArray[Any]]:
-        classes = slice(begin[3], end[3])
+        classes, known = slice(begin[3], end[3]), self.class_fields
         return Episode(
             index=index,
             class_ids=self.class_ids[classes],
@@ -165,7 +165,7 @@ class EpisodeBlock(Sequence[Episode[NDArray[Any]]]):
             support=self._part(slice(begin[0], end[0])),
             query=self._part(slice(begin[1], end[1])),
             unlabeled=self._part(slice(begin[2], end[2])) if end[2] > begin[2] else None,
-            class_fields={name: values[classes] for name, values in self.class_fields.items()},
+            class_fields={name: values[classes] for name, values in known.items()} if known else _NO_FIELDS,
         )
 
     def _part(self, place: slice) -> Part[NDArray[Any]]:
