@@ -237,5 +237,5 @@ def _timing(records: Records, seconds: float) -> Timing:
     return Timing(
         adapt_seconds=records.adapt_seconds / num,
         predict_seconds=records.predict_seconds / num,
-        episodes_per_second=num / max(ranks.gathered(seconds)),
+        episodes_per_second=num / max(*ranks.gathered(seconds), 1e-9),  # a coarse clock may not have moved
     )
