@@ -13,6 +13,7 @@ import episodes
 from episodes.adapters.pytorch import to_torch
 from episodes.errors import ConfigError, SpecError
 from episodes.stream.stream import Stream
+from learners import sequences
 from learners.fabric import make_fabric
 from learners.methods import matching, matching_fce, protonet
 from learners.protocol import Inputs, adapted, single, task_of
@@ -289,7 +290,7 @@ def slow_order(rows):
 
 @given(rows=st.lists(st.integers(0, 2**40), min_size=1, max_size=12))
 def test_the_order_of_reading_is_that_of_the_slow_twin(rows):
-    assert matching_fce.support_order(torch.tensor([rows, rows])).tolist() == [slow_order(rows)] * 2
+    assert sequences.support_order(torch.tensor([rows, rows])).tolist() == [slow_order(rows)] * 2
 
 
 def test_words_are_mixed_as_splitmix64_does():
@@ -297,7 +298,7 @@ def test_words_are_mixed_as_splitmix64_does():
     outputs = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     assert [slow_mixed(golden * n) for n in (1, 2, 3)] == outputs
     words = torch.tensor([signed(golden * n % 2**64) for n in (1, 2, 3)])
-    assert matching_fce.mixed(words).tolist() == [signed(word) for word in outputs]
+    assert sequences.mixed(words).tolist() == [signed(word) for word in outputs]
 
 
 def test_every_place_of_the_order_is_as_likely_for_every_row():
@@ -305,7 +306,7 @@ def test_every_place_of_the_order_is_as_likely_for_every_row():
     generator = torch.Generator().manual_seed(0)
     rows = torch.stack([torch.randperm(400, generator=generator)[:5] for _ in range(4000)])
     rows[:, 0] = 7  # the row watched; the others are another set in each episode
-    places = matching_fce.support_order(rows).eq(0).int().argmax(1).bincount(minlength=5)
+    places = sequences.support_order(rows).eq(0).int().argmax(1).bincount(minlength=5)
     assert float(((places - 800) ** 2 / 800).sum()) < 18.5, "chi-square of 4 degrees, p = 0.001"
 
 
