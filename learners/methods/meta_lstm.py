@@ -1,0 +1,184 @@
+"""Meta-Learner LSTM: the update rule of the learner's weights is an LSTM cell, shared by all of them.
+
+Ravi, Larochelle 2017, "Optimization as a model for few-shot learning": with the weights w as its state, the cell's update
+``w <- sigmoid(f) w - sigmoid(i) g`` is gradient descent with a rate and a decay of each weight's own. The gates f and i
+come from the gradient g, the loss, the weight and the gate before; the first w is learned, too. An LSTM of 20 units reads
+loss and gradient, each as ``(log|x| / 10, sign x)``, or ``(-1, e^10 x)`` where it is tiny. The gates see its output, w and
+their own value before the sigmoid. As in the released code g is the gradient of the mean loss divided once more by the
+number of rows, and gates begin at a decay of 0.99 and a rate of 0.01.
+
+Neither g nor the loss carries a gradient to the outer loop (--second-order lets them). --inner-steps updates are made with
+the whole support: 12 for one shot, 5 for five in the paper, 8 in its code.
+
+Queries are normalised with the statistics of the support under the last weights, in training as in evaluation. (So does the
+released code in evaluation, by running statistics reset at each episode; it trains with those of the queries.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.func import grad
+
+from episodes.episode import Episode, Fields
+from episodes.errors import ConfigError, SpecError
+from episodes.spec import EpisodeSpec
+from learners import functional
+from learners.embedding import EmbeddingOptions, field_of
+from learners.fast import Net, Tasks, Weights, over_tasks
+from learners.norm import Policy
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, task_of
+
+P = 10.0  # of `preprocessed`
+UNITS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(EmbeddingOptions):
+    """What distinguishes one from another."""
+
+    width: int = field(default=32, metadata={"help": "channels of the backbone's first block"})
+    batch_norm: Policy = field(
+        default="support", metadata={"help": "statistics of queries: of the support, or their own (transductive)"}
+    )
+    max_ways: int = field(default=5, metadata={"help": "outputs of the head: the most ways of an episode"})
+    inner_steps: int = field(default=12, metadata={"help": "updates with the support"})
+    second_order: bool = field(default=False, metadata={"help": "let gradients and losses carry gradients"})
+    tasks: Tasks = field(
+        default="auto", metadata={"help": "tasks in a loop, or together by vmap; auto: together on an accelerator"}
+    )
+
+    def __post_init__(self) -> None:
+        EmbeddingOptions.__post_init__(self)
+        for name, least in (("max_ways", 2), ("inner_steps", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        if self.batch_norm == "running":
+            raise ConfigError("batch_norm: 'running' statistics do not fit adapted weights; take support or transductive")
+
+
+class UpdateRule(nn.Module):
+    """One update of M weights; the coordinates are the batch. 2,046 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read = nn.Linear(4 + UNITS, 4 * UNITS)  # an LSTM's four gates, with one bias
+        self.forget, self.input = nn.Linear(UNITS + 2, 1), nn.Linear(UNITS + 2, 1)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.01, 0.01)
+        nn.init.uniform_(self.forget.bias, 4, 5)
+        nn.init.uniform_(self.input.bias, -5, -4)
+
+    def begin(self, weights: Tensor) -> tuple[Tensor, ...]:
+        """The state before the first update of weights [M]: h and c [M, 20], both gates [M]."""
+        units = weights.new_zeros(len(weights), UNITS)
+        return units, units, torch.zeros_like(weights), torch.zeros_like(weights)
+
+    def forward(
+        self, weights: Tensor, gradient: Tensor, loss: Tensor, state: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Weights [M] after an update, and the state; its gates are before the sigmoid."""
+        h, c, forget, rate = state
+        shown = torch.cat([preprocessed(loss).expand(len(weights), 2), preprocessed(gradient)], dim=-1)
+        i, f, o, candidate = self.read(torch.cat([shown, h], dim=-1)).chunk(4, -1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(candidate)
+        h = torch.sigmoid(o) * torch.tanh(c)
+        forget = self.forget(torch.cat([h, weights[:, None], forget[:, None]], dim=-1))[:, 0]
+        rate = self.input(torch.cat([h, weights[:, None], rate[:, None]], dim=-1))[:, 0]
+        return torch.sigmoid(forget) * weights - torch.sigmoid(rate) * gradient, (h, c, forget, rate)
+
+
+def preprocessed(values: Tensor) -> Tensor:
+    """[...] -> [..., 2]: ``(log|x| / p, sign x)`` where |x| is e^-p or more, else ``(-1, e^p x)``; p = 10.
+
+    Source: Andrychowicz et al. 2016, appendix A. Written without a branch, with the same values.
+    """
+    size = torch.log(values.abs() + 1e-30) / P
+    return torch.stack([size.clamp(min=-1), (values * torch.e**P).clamp(-1, 1)], dim=-1)
+
+
+class MetaLSTM(nn.Module):
+    """See the module's docstring."""
+
+    def __init__(self, options: Options, inputs: Inputs) -> None:
+        super().__init__()
+        name, shape = field_of(options, inputs)
+        self.options, self.field = options, name
+        self.net = Net(options.backbone, shape, options.width, options.max_ways)
+        self.rule = UpdateRule()
+
+    @property
+    def transductive(self) -> bool:
+        """By its batch norm only."""
+        return self.batch_norm == "transductive"
+
+    @property
+    def batch_norm(self) -> str:
+        """As the options say, or ``none`` of a backbone without batch norm."""
+        return self.options.batch_norm if self.net.norms else "none"
+
+    def require(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless the head has an output for every class, and there is a support to learn from."""
+        if spec.ways.high > self.options.max_ways:
+            raise SpecError(f"the head has {self.options.max_ways} outputs; ways={spec.ways} needs --max-ways as many")
+        if spec.shots.low < 1 and spec.shots.kind != "variable":
+            raise SpecError(f"meta_lstm descends on the support; shots={spec.shots} must be 1 or more")
+
+    def adapt(self, task: Task) -> Predictor:
+        """Update the weights on the support; the predictor gives logits [B, Q, W]."""
+        support, ways, tasks = functional.to_float(task.support.fields[self.field]), task.ways, self.options.tasks
+        together = tasks == "vmap" or (tasks == "auto" and support.device.type != "cpu")
+
+        def update(rows: Tensor, labels: Tensor) -> Weights:
+            return self.updated(rows, labels, ways)[0]
+
+        def predict(weights: Weights, rows: Tensor, queries: Tensor) -> Tensor:
+            return self.net.predict(weights, rows, queries, self.batch_norm)[:, :ways]
+
+        weights = over_tasks(update, support, task.support.labels, together=together)
+
+        def predictor(fields: Fields[Tensor]) -> Tensor:
+            queries = functional.to_float(fields[self.field])
+            logits: Tensor = over_tasks(predict, weights, support, queries, together=together)
+            return functional.full(logits)
+
+        return predictor
+
+    def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
+        """Mean cross-entropy of the queries under the last weights."""
+        return classified(self.adapt(task_of(episode))(episode.query.fields), episode.query.labels)
+
+    def updated(self, rows: Tensor, labels: Tensor, ways: int) -> tuple[Weights, list[tuple[Tensor, Tensor]]]:
+        """Weights after the updates on one support [n, ...], and what the two gates [M] were at each."""
+        start = self.net.weights()
+
+        def loss(flat: Tensor) -> tuple[Tensor, Tensor]:
+            logits = functional.full(self.net.call(cut(flat, start), rows)[:, :ways])
+            value = nn.functional.cross_entropy(logits, labels)
+            return value, value
+
+        flat = torch.cat([values.flatten() for values in start.values()])
+        state, gates = self.rule.begin(flat), []
+        attached = self.options.second_order and torch.is_grad_enabled()
+        for _ in range(self.options.inner_steps):
+            gradient, value = grad(loss, has_aux=True)(flat if attached else flat.detach())
+            flat, state = self.rule(flat, gradient / len(rows), value, state)
+            gates.append((torch.sigmoid(state[2]), torch.sigmoid(state[3])))
+        return cut(flat, start), gates
+
+
+def cut(flat: Tensor, like: Weights) -> Weights:
+    """The pieces of a vector, in the order and the shapes of `like`."""
+    pieces = torch.split(flat, [values.numel() for values in like.values()])
+    return {name: piece.view(values.shape) for (name, values), piece in zip(like.items(), pieces, strict=True)}
+
+
+def make(options: Options, inputs: Inputs) -> MetaLSTM:
+    """A Meta-Learner LSTM for these inputs.
+
+    Raises:
+        ConfigError: the store has no such field, or the backbone does not take its rows.
+    """
+    return MetaLSTM(options, inputs)
