@@ -38,9 +38,8 @@ class Conv4(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] float -> [N, D]."""
-        # Channels last is the layout in which CPU and tensor-core convolutions are fast. Pooling before the ReLU gives
-        # the same numbers (both are monotone) for a quarter of the ReLU's work.
-        values = images.contiguous(memory_format=torch.channels_last)
+        # Pooling before the ReLU gives the same numbers (both are monotone) for a quarter of the ReLU's work.
+        values = images
         for block in self.blocks:
             values = torch.relu_(nn.functional.max_pool2d(block(values), 2))
         return values.flatten(1)
@@ -96,7 +95,7 @@ class ResNet12(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[N, C, H, W] float -> [N, D]."""
-        values = images.contiguous(memory_format=torch.channels_last)
+        values = images
         for block in self.blocks:
             values = block(values)
         return values.mean((2, 3))
@@ -172,7 +171,9 @@ def make_backbone(name: str, shape: tuple[int, ...], width: int = 64) -> nn.Modu
         return with_episode_norms(_Outside(_imported(name), name, shape))
     if name not in OWN:
         raise ConfigError(f"backbone: unknown backbone '{name}'; {near(name, sorted(OWN))} (or package.module:attribute)")
-    return with_episode_norms(OWN[name](shape, width))
+    # Channels last is the layout in which convolutions are fast, on a CPU and on tensor cores. The weights decide it: of
+    # images with one channel it cannot be told from the other.
+    return with_episode_norms(OWN[name](shape, width)).to(memory_format=torch.channels_last)
 
 
 class _Outside(nn.Module):
