@@ -168,8 +168,10 @@ def test_a_predictor_comes_back_as_it_was_written(method, drawings, tmp_path):
     module = plugins.find(plugins.METHODS, method)
     inputs = Inputs(fields={"image": FieldSpec("uint8", (1, 28, 28))}, classes=[(c, 0) for c in range(12)])
     torch.manual_seed(0)
-    learner = module.make(module.Options(), inputs).eval()
-    one = Trained(learner=learner, method=method, options={}, inputs=inputs, form=PAPER, recipe=f'method = "{method}"\n')
+    options = {"max_support": 20} if "max_support" in module.Options.__dataclass_fields__ else {}
+    learner = module.make(module.Options(**options), inputs).eval()
+    text = f'method = "{method}"\n'
+    one = Trained(learner=learner, method=method, options=options, inputs=inputs, form=PAPER, recipe=text)
     uneven = arrays(drawings, [0]) | {"uneven": list(drawings[min(drawings)][1:4, None])}
     uneven.pop(max(drawings))
     predictor = adapt_images(one, uneven, list(drawings[min(drawings)][5:8, None]))
