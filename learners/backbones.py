@@ -173,7 +173,9 @@ def make_backbone(name: str, shape: tuple[int, ...], width: int = 64) -> nn.Modu
         raise ConfigError(f"backbone: unknown backbone '{name}'; {near(name, sorted(OWN))} (or package.module:attribute)")
     # Channels last is the layout in which convolutions are fast, on a CPU and on tensor cores. The weights decide it: of
     # images with one channel it cannot be told from the other.
-    return with_episode_norms(OWN[name](shape, width)).to(memory_format=torch.channels_last)
+    backbone = with_episode_norms(OWN[name](shape, width))
+    backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
+    return backbone
 
 
 class _Outside(nn.Module):

@@ -1,0 +1,196 @@
+"""Memory-augmented network: rows and labels pass by one after the other, and an external memory binds them.
+
+Santoro, Bartunov, Botvinick, Wierstra, Lillicrap 2016, "Meta-learning with memory-augmented neural networks": step t shows
+a row and the label of the row *before*, so that the answer to a row is never in its own input. The loss is that of every
+step, guesses at rows of new classes included. The memory has 128 slots of 40 values, four heads that read and write, and an
+LSTM of 200 units as controller (`learners.memory`).
+
+Training makes one sequence of all rows of an episode, support and query (5 classes of 10 rows: --shots 1 --queries 9), and
+logs accuracy by instance: ``instance2`` is that of rows whose class has been shown once. Evaluation shows the support, then
+asks each query from the same state: one shot is the second instance, nine are the tenth. The order is a hash of the rows,
+another in each episode, and labels are dealt anew in each.
+
+--labels strings are five characters of a to e for a class, drawn anew for each episode, for many classes: the loss is
+summed over characters, and a class scores the sum of its characters' log-probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own convention
+
+from episodes.episode import Episode, Fields
+from episodes.errors import ConfigError, SpecError
+from episodes.spec import EpisodeSpec
+from learners import functional
+from learners.embedding import Embedding, EmbeddingOptions
+from learners.memory import LeastRecentlyUsed, State
+from learners.protocol import Inputs, MetaLoss, Predictor, Task
+from learners.sequences import mixed, support_order
+
+INSTANCES = (1, 2, 5, 10)
+LETTERS, CHARACTERS = 5, 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options(EmbeddingOptions):
+    """What distinguishes one from another."""
+
+    backbone: str = field(default="none", metadata={"help": "conv4, ...; none: the pixels, as in the paper"})
+    labels: Literal["onehot", "strings"] = field(
+        default="onehot", metadata={"help": "how labels are shown: one of --max-ways, or five characters each"}
+    )
+    max_ways: int = field(default=5, metadata={"help": "most ways of an episode, where labels are one-hot"})
+    units: int = field(default=200, metadata={"help": "of the controller"})
+    slots: int = field(default=128, metadata={"help": "of the memory"})
+    values: int = field(default=40, metadata={"help": "of a slot"})
+    heads: int = field(default=4, metadata={"help": "that read, and as many that write"})
+    usage_decay: float = field(default=0.95, metadata={"help": "how much of a slot's usage is left after a step"})
+
+    def __post_init__(self) -> None:
+        EmbeddingOptions.__post_init__(self)
+        for name, least in (("max_ways", 2), ("units", 1), ("slots", 1), ("values", 1), ("heads", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: expected {least} or more, got {getattr(self, name)}")
+        if self.heads > self.slots or not 0 <= self.usage_decay < 1:
+            raise ConfigError(
+                f"heads, usage_decay: expected at most slots={self.slots} and 0..1, got {self.heads}, {self.usage_decay}"
+            )
+
+
+class Mann(nn.Module):
+    """See the module's docstring."""
+
+    def __init__(self, options: Options, inputs: Inputs) -> None:
+        super().__init__()
+        self.options, self.embedding = options, Embedding(options, inputs)
+        self.width = LETTERS * CHARACTERS if options.labels == "strings" else options.max_ways
+        self.memory = LeastRecentlyUsed(
+            self.embedding.features + self.width,
+            units=options.units,
+            slots=options.slots,
+            values=options.values,
+            heads=options.heads,
+            decay=options.usage_decay,
+        )
+        self.head = nn.Linear(self.memory.outputs, self.width)
+
+    @property
+    def transductive(self) -> bool:
+        """By its batch norm only."""
+        return self.embedding.transductive
+
+    @property
+    def batch_norm(self) -> str:
+        """As the options say."""
+        return self.embedding.batch_norm
+
+    def require(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless there are enough labels for every class."""
+        o, most = self.options, LETTERS**CHARACTERS if self.options.labels == "strings" else self.options.max_ways
+        if spec.ways.high > most:
+            mend = "give --max-ways as many, or --labels strings" if o.labels == "onehot" else "give fewer ways"
+            raise SpecError(f"mann has {most} labels; ways={spec.ways} are more ({mend})")
+
+    def adapt(self, task: Task) -> Predictor:
+        """Read the support; the predictor asks each query from there and gives logits [B, Q, W]."""
+        features, statistics = self.embedding.support(task.support.fields)
+        codes = self.codes(task.support.rows, task.ways)
+        order = support_order(task.support.rows)
+        shown = _labelled(codes, task.support.labels.gather(1, order))
+        _, state = self.read(features.take_along_dim(order.unsqueeze(-1), 1), shown)
+        last = shown[:, -1] if shown.shape[1] else shown.new_zeros(len(shown), self.width)
+
+        def predict(fields: Fields[Tensor]) -> Tensor:
+            queries = self.embedding.query(fields, statistics)
+            num = queries.shape[1]
+            inputs = torch.cat([queries, last.unsqueeze(1).expand(-1, num, -1)], dim=-1).flatten(0, 1)
+            outputs, _ = self.memory(inputs, state.expanded(num))
+            return self.scores(self.head(outputs).view(len(queries), num, -1), codes)
+
+        return predict
+
+    def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
+        """Mean loss over all steps of a sequence of all rows, and accuracy by instance."""
+        features = torch.cat(self.embedding.parts(episode)[:2], dim=1)
+        rows = torch.cat([episode.support.rows, episode.query.rows], dim=1)
+        labels = torch.cat([episode.support.labels, episode.query.labels], dim=1)
+        order, ways = support_order(rows), episode.class_ids.shape[1]
+        labels, codes = labels.gather(1, order), self.codes(rows, ways)
+        outputs, _ = self.read(features.take_along_dim(order.unsqueeze(-1), 1), _labelled(codes, labels))
+        logits = self.scores(self.head(outputs), codes)
+        loss = self.loss(self.head(outputs), codes, labels)
+        with torch.no_grad():
+            right = (logits.argmax(-1) == labels).float()
+            which = instances(labels, ways)
+            values = {f"instance{k}": float(right[which == k].mean()) for k in INSTANCES if bool((which == k).any())}
+        return MetaLoss(loss=loss, values={"accuracy": float(right.mean()), **values})
+
+    def read(self, features: Tensor, shown: Tensor) -> tuple[Tensor, State]:
+        """Outputs [B, L, ...] of a sequence of features [B, L, D] with the labels [B, L, width] of the rows before."""
+        before = F.pad(shown, (0, 0, 1, 0))[:, : shown.shape[1]]
+        tokens = torch.cat([features, before], dim=-1)
+        state = self.memory.begin(len(tokens), tokens)
+        outputs = []
+        for token in tokens.unbind(1):
+            output, state = self.memory(token, state)
+            outputs.append(output)
+        return torch.stack(outputs, dim=1) if outputs else tokens.new_zeros(len(tokens), 0, self.memory.outputs), state
+
+    def codes(self, rows: Tensor, ways: int) -> Tensor:
+        """How each label of an episode is shown, [B, W, width]: one-hot, or the letters of its string, each one-hot."""
+        if self.options.labels == "onehot":
+            return torch.eye(self.width, device=rows.device)[:ways].expand(len(rows), -1, -1)
+        salt = mixed(mixed(rows).sum(1, keepdim=True))  # [B, 1]
+        number = LETTERS**CHARACTERS
+        # An affine map modulo 5^5, whose factor 5 does not divide, gives different strings to different labels.
+        factor = LETTERS * (salt % 625) + 1 + mixed(salt) % (LETTERS - 1)
+        strings = (factor * torch.arange(ways, device=rows.device) + mixed(salt + 1)) % number
+        letters = strings.unsqueeze(-1) // LETTERS ** torch.arange(CHARACTERS, device=rows.device) % LETTERS
+        return F.one_hot(letters, LETTERS).flatten(-2).float()
+
+    def scores(self, outputs: Tensor, codes: Tensor) -> Tensor:
+        """Outputs [B, n, width] -> logits of the labels, [B, n, W]."""
+        outputs = functional.full(outputs)
+        if self.options.labels == "strings":
+            outputs = _chances(outputs)
+        scores: Tensor = outputs @ codes.to(outputs.dtype).transpose(1, 2)
+        return scores
+
+    def loss(self, outputs: Tensor, codes: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross-entropy over steps; of strings summed over characters. Rows of no class (-1) are left out."""
+        outputs = functional.full(outputs)
+        if self.options.labels == "onehot":
+            logits = self.scores(outputs, codes)
+            return F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1)
+        return -(_chances(outputs) * _labelled(codes, labels)).sum() / (labels >= 0).sum()
+
+
+def _chances(outputs: Tensor) -> Tensor:
+    """Log-probabilities of each character's letters, [..., 25] both."""
+    return outputs.view(*outputs.shape[:-1], CHARACTERS, LETTERS).log_softmax(-1).flatten(-2)
+
+
+def _labelled(codes: Tensor, labels: Tensor) -> Tensor:
+    """The codes [B, W, width] of labels [B, n]; zeros for label -1."""
+    chosen = codes.take_along_dim(labels.clamp(min=0).unsqueeze(-1), 1)
+    return chosen * (labels >= 0).unsqueeze(-1)
+
+
+def instances(labels: Tensor, ways: int) -> Tensor:
+    """The how-manieth row of its class each row of a sequence [B, L] is, from 1."""
+    onehot = F.one_hot(labels.clamp(min=0), ways)
+    return onehot.cumsum(1).gather(-1, labels.clamp(min=0).unsqueeze(-1))[..., 0]
+
+
+def make(options: Options, inputs: Inputs) -> Mann:
+    """A MANN for these inputs.
+
+    Raises:
+        ConfigError: the store has no such field, or the backbone does not take its rows.
+    """
+    return Mann(options, inputs)

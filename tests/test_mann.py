@@ -1,0 +1,208 @@
+"""MANN: the invariants of its memory, labels that come a step late, strings as labels, and a task that it learns."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import episodes
+from episodes.adapters.pytorch import to_torch
+from episodes.errors import ConfigError, SpecError
+from episodes.protocols import FieldSpec
+from episodes.stream.stream import Stream
+from learners.memory import LeastRecentlyUsed
+from learners.methods import mann
+from learners.protocol import Inputs, adapted, single, task_of
+from learners.testing import separable_world
+
+WORLD = separable_world()
+SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=4)
+INPUTS = Inputs(fields=WORLD.fields)
+
+
+def learner(**options):
+    torch.manual_seed(0)
+    small = {"max_ways": 3, "units": 16, "slots": 12, "values": 6, "heads": 2}
+    return mann.make(mann.Options(**small | options), INPUTS)
+
+
+def block(size=3):
+    return to_torch(next(Stream(episodes.sample(WORLD, "train", SPEC), block=size)))
+
+
+def memory(gate=None, **sizes):
+    torch.manual_seed(0)
+    cell = LeastRecentlyUsed(5, **{"units": 8, "slots": 16, "values": 4, "heads": 3} | sizes).double()
+    if gate is not None:
+        torch.nn.init.zeros_(cell.gate.weight)
+        torch.nn.init.constant_(cell.gate.bias, gate)
+    return cell
+
+
+def states(cell, steps, num=2):
+    torch.manual_seed(1)
+    inputs = torch.randn(steps, num, 5).double()
+    found = [cell.begin(num, inputs)]
+    for values in inputs:
+        found.append(cell(values, found[-1])[1])
+    return found
+
+
+def test_weights_keep_their_sums():
+    cell = memory()
+    for before, after in zip(*[states(cell, 9)[i:] for i in (0, 1)], strict=False):
+        assert torch.allclose(after.read_weights.sum(-1), torch.ones(2, 3).double())
+        # Three heads that read and three that write add one each to what is left of the usage before.
+        assert torch.allclose(after.usage.sum(-1), 0.95 * before.usage.sum(-1) + 6)
+        assert (after.read_weights >= 0).all()
+        assert (after.usage >= 0).all()
+
+
+def test_usage_tends_to_its_limit():
+    assert states(memory(slots=128, heads=4), 300)[-1].usage.sum(-1).tolist() == pytest.approx([2 * 4 / 0.05] * 2, rel=1e-5)
+
+
+def test_with_the_gate_shut_the_first_writes_are_into_different_slots():
+    seen = states(memory(gate=-50.0), 5)
+    for step, state in enumerate(seen[1:], 1):
+        assert ((state.memory.abs() > 1e-3).any(-1).sum(-1) == 3 * step).all(), "three heads wrote into unused slots"
+
+
+def test_with_the_gate_open_what_was_read_last_is_written_to():
+    cell = memory(gate=50.0)
+    torch.nn.init.zeros_(cell.key.weight)
+    torch.nn.init.zeros_(cell.key.bias)
+    *_, before, after = states(cell, 4)
+    least = before.usage.argsort(dim=-1, stable=True)[:, 0]
+    for b in range(2):
+        kept = before.memory[b].clone()
+        kept[least[b]] = 0
+        written = (after.memory[b] - kept).abs().sum(-1) > 1e-9
+        assert torch.equal(written, (before.read_weights[b] > 0).any(0))
+
+
+def test_nothing_added_leaves_memory_as_it_was_but_for_the_erased_slot():
+    cell = memory()
+    for parameter in cell.add.parameters():
+        torch.nn.init.zeros_(parameter)
+    before, after = states(cell, 1)
+    changed = (after.memory != before.memory).any(-1)
+    least = before.usage.argsort(dim=-1, stable=True)[:, 0]
+    assert torch.equal(changed, torch.nn.functional.one_hot(least, 16).bool())
+    assert torch.isfinite(after.read).all(), "slots of zeros have a cosine"
+
+
+def test_every_parameter_gets_a_gradient():
+    model = learner()
+    model.meta_loss(block()).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+def test_a_label_is_shown_a_step_after_its_row_and_to_no_earlier_answer():
+    model = learner().double()
+    features, shown = torch.randn(1, 6, 256).double(), torch.zeros(1, 6, 3).double()
+    before, _ = model.read(features, shown)
+    for position in range(6):
+        changed = shown.clone()
+        changed[0, position, 1] = 1
+        after, _ = model.read(features, changed)
+        same = (after == before).all(-1)[0].tolist()
+        assert same[: position + 1] == [True] * (position + 1), "its own answer, too, does not see it"
+        assert not any(same[position + 1 :])
+
+
+def test_queries_are_asked_after_the_support_and_apart_from_each_other():
+    model, episode = learner().eval(), block()
+    with torch.no_grad():
+        logits = adapted(model, episode)(episode.query.fields)
+        last = {"image": episode.query.fields["image"][:, -1:]}
+        assert torch.allclose(adapted(model, episode)(last)[:, 0], logits[:, -1], atol=1e-5)
+        order = torch.randperm(6)
+        support = replace(
+            episode.support,
+            fields={"image": episode.support.fields["image"][:, order]},
+            labels=episode.support.labels[:, order],
+            rows=episode.support.rows[:, order],
+        )
+        turned = model.adapt(replace(task_of(episode), support=support))(episode.query.fields)
+        assert torch.allclose(turned, logits, atol=1e-5)
+        one = single(episode, 1)
+        assert torch.allclose(adapted(model, one)(one.query.fields)[0], logits[1], atol=1e-5)
+
+
+def test_instances_are_counted_within_their_class():
+    assert mann.instances(torch.tensor([[0, 1, 0, 0, 2, 1]]), 3).tolist() == [[1, 1, 2, 3, 1, 2]]
+
+
+@settings(max_examples=50, deadline=None)
+@given(ways=st.integers(1, 120), row=st.integers(0, 2**40))
+def test_strings_are_different_letters_for_different_labels(ways, row):
+    model = learner(labels="strings")
+    codes = model.codes(torch.tensor([[row, row + 1], [row + 5, row + 9]]), ways)
+    assert codes.shape == (2, ways, 25)
+    assert (codes.view(2, ways, 5, 5).sum(-1) == 1).all()
+    assert len({tuple(code) for code in codes[0].tolist()}) == ways
+
+
+def test_strings_score_by_the_sum_of_their_letters():
+    model = learner(labels="strings")
+    outputs, codes = torch.randn(1, 4, 25), model.codes(torch.arange(6)[None], 7)
+    letters = codes[0].view(7, 5, 5).argmax(-1)
+    scores = model.scores(outputs, codes)
+    for n in range(4):
+        chances = outputs[0, n].view(5, 5).log_softmax(-1)
+        for w in range(7):
+            assert float(scores[0, n, w]) == pytest.approx(
+                float(sum(chances[i, letters[w, i]] for i in range(5))), abs=1e-5
+            )
+    labels = torch.tensor([[3, 0, 6, 2]])
+    expected = -sum(float(scores[0, n, labels[0, n]]) for n in range(4)) / 4
+    assert float(model.loss(outputs, codes, labels)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("labels", ["onehot", "strings"])
+def test_the_state_makes_a_round_trip_and_the_loss_has_its_values(labels):
+    model, episode = learner(labels=labels), block()
+    result = model.meta_loss(episode)
+    assert set(result.values) == {"accuracy", "instance1", "instance2", "instance5"}
+    assert result.loss.isfinite()
+    twin = learner(labels=labels)
+    twin.load_state_dict(model.state_dict())
+    assert torch.equal(
+        adapted(twin.eval(), episode)(episode.query.fields), adapted(model.eval(), episode)(episode.query.fields)
+    )
+
+
+def test_it_learns_to_bind_a_row_to_its_label():
+    """Two classes whose rows are two vectors, others in each sequence: only the labels before tell which is which."""
+    torch.manual_seed(0)
+    vectors = Inputs(fields={"v": FieldSpec("float32", (16,))})
+    model = mann.make(mann.Options(max_ways=2, units=32, slots=8, values=16, heads=1, image="v"), vectors)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+
+    def answered(num):
+        labels = torch.stack([torch.randperm(4) % 2 for _ in range(num)])
+        rows = torch.randn(num, 2, 16).take_along_dim(labels.unsqueeze(-1), 1)
+        codes = model.codes(labels, 2)
+        outputs, _ = model.read(rows, mann._labelled(codes, labels))
+        return model.head(outputs), codes, labels
+
+    for _ in range(400):
+        optimizer.zero_grad()
+        model.loss(*answered(32)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        outputs, _, labels = answered(500)
+    right, which = (outputs.argmax(-1) == labels).float(), mann.instances(labels, 2)
+    assert float(right[which == 2].mean()) > 0.85
+    assert float(right[:, 0].mean()) < 0.6, "the first row of all can only be guessed"
+
+
+def test_what_it_cannot_do_is_refused_by_name():
+    with pytest.raises(SpecError, match="mann has 3 labels; ways=4 are more"):
+        learner().require(replace(SPEC, ways=4))
+    learner(labels="strings").require(replace(SPEC, ways=4))
+    with pytest.raises(ConfigError, match="heads, usage_decay: expected at most slots=2"):
+        mann.Options(slots=2)
