@@ -14,7 +14,7 @@ from cli._progress import bar
 from cli._shards import described, opened_shards, refuse_episode_options
 from cli._stores import each_series, opened
 from episodes import plugins
-from episodes.errors import CheckpointError, ConfigError, LeakageError
+from episodes.errors import ConfigError, LeakageError
 
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable, Recipe
@@ -116,14 +116,13 @@ def score(
     from learners.fabric import make_fabric
     from learners.origin import inputs_of
     from learners.protocol import Inputs
+    from learners.run import classes_of
 
     if not settings:
         return []
-    classes = run.trained
-    known = tuple(zip(classes["numbers"], classes["turns"], strict=True)) if "numbers" in classes else None
     first = next(iter(settings[0].values()))
     rows = shared_fields(settings[0]) if len(settings[0]) > 1 else first.fields  # type: ignore[arg-type]  # no shards
-    inputs = Inputs(fields=rows, class_fields=inputs_of(first).class_fields, classes=known)
+    inputs = Inputs(fields=rows, class_fields=inputs_of(first).class_fields, classes=classes_of(run.trained))
     where = make_fabric(device, "32-true").device
     learner = load(run, inputs).to(where)
     return scored(learner, run.recipe.method, settings, where, run.trained["classes"], quiet=quiet, label=label)
@@ -173,19 +172,12 @@ def load(run: Run, inputs: Inputs) -> Any:
     Raises:
         CheckpointError: they cannot be read, or do not fit these inputs.
     """
-    from episodes.config import from_table
     from learners import checkpoint
+    from learners.run import restored
     from learners.trainer import BEST
 
-    module = plugins.find(plugins.METHODS, run.recipe.method)
-    learner = module.make(from_table(module.Options, run.recipe.learner, "learner"), inputs)
-    state = checkpoint.load(run.path / BEST, run.recipe.method)
-    try:
-        learner.load_state_dict(state["learner"])
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"the parameters in {run.path / BEST} do not fit this store or recipe ({reason})") from error
-    return learner
+    best, method = run.path / BEST, run.recipe.method
+    return restored(method, run.recipe.learner, inputs, checkpoint.load(best, method)["learner"], str(best))
 
 
 def report_paths(output: Path, *, overwrite: bool) -> tuple[Path, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -81,10 +81,9 @@ def open_run(run: Path, *, store: Place | None = None, fit: str | None = None, i
     opened = episodes.open(store or place(about["store"]))
     delivered = _delivery(table.get("episode", {}))
     method, options = table["method"], table.get("learner", {})
-    classes = tuple(zip(about["numbers"], about["turns"], strict=True)) if "numbers" in about else None
     fields = {name: delivered[name].output(spec) if name in delivered else spec for name, spec in opened.fields.items()}
     known = {name: FieldSpec(str(values.dtype), values.shape[1:]) for name, values in opened.class_fields.items()}
-    inputs = Inputs(fields=fields, class_fields=known, classes=classes)
+    inputs = Inputs(fields=fields, class_fields=known, classes=classes_of(about))
     learner = restored(method, options, inputs, checkpoint.load(run / BEST, method)["learner"], str(run / BEST))
     name = _field(learner, options)
     return Trained(
@@ -98,6 +97,11 @@ def open_run(run: Path, *, store: Place | None = None, fit: str | None = None, i
         recipe=text,
         about=about,
     )
+
+
+def classes_of(about: Mapping[str, Any]) -> Sequence[tuple[int, int]] | None:
+    """The classes of meta-training, as of `Inputs`, from a run's ``data.json``."""
+    return tuple(zip(about["numbers"], about["turns"], strict=True)) if "numbers" in about else None
 
 
 def restored(method: str, options: Mapping[str, Any], inputs: Inputs, state: Mapping[str, Any], where: str) -> MetaLearner:
