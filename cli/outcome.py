@@ -36,7 +36,7 @@ class Result:
 
     def __str__(self) -> str:
         measured = "not measured" if self.measured is None else f"{self.measured:.2f} %{self._behind()}"
-        published = "" if self.published is None else f", published {self.published:.1f}"
+        published = "" if self.published is None else f", published {f'{self.published:.2f}'.removesuffix('0')}"
         metric = "" if self.metric == "accuracy" else f", {self.metric}"
         return f"{self.setting}{metric}: {measured}{published}{f' ({self.note})' if self.note else ''}"
 
