@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -10,6 +11,9 @@ import real_data
 
 from episodes.ingest import ingest
 from episodes.readers import glyphs, omniglot
+
+# The tests compute little at a time: threads of torch would only wait for each other, and long on a machine that is busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Started in the background, a shell leaves SIGINT ignored, and every process that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -64,7 +64,7 @@ def undisturbed(glyphs_store, tmp_path_factory):
     """What the command makes when nothing happens to it."""
     out = tmp_path_factory.mktemp("undisturbed") / "s"
     subprocess.run([EPISODES, *compiling(glyphs_store, out)], capture_output=True, check=True)
-    assert len(tree(out)) == 2 * 63 + 1
+    assert len(tree(out)) == 2 * 67 + 1
     return tree(out)
 
 

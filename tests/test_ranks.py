@@ -78,8 +78,9 @@ def test_several_ranks_give_the_numbers_of_one(shared):
     assert np.allclose(one, several, rtol=1e-3)
     states = [checkpoint.load(run / "last.ckpt", "protonet")["learner"] for run in (whole, parts)]
     for name, values in states[0].items():
-        # A bias before batch norm has no gradient but rounding, of which Adam makes whole steps.
-        if not name.endswith((".0.bias", "running_mean")):
+        # A bias before batch norm has no gradient but rounding, of which Adam makes whole steps; a shift of all features,
+        # the last bias of all, has hardly more, for distances do not change with it.
+        if not name.endswith((".0.bias", ".3.1.bias", "running_mean")):
             assert torch.allclose(values.float(), states[1][name].float(), rtol=1e-2, atol=1e-3), name
     counts = [state["embedding.backbone.blocks.0.1.num_batches_tracked"].item() for state in states]
     assert counts == [54, 54]
