@@ -7,14 +7,21 @@ gradient of what comes out reaches whatever the parameters were computed from.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from episodes.episode import Fields
+from episodes.errors import ConfigError, SpecError
+from episodes.spec import EpisodeSpec
+from learners import functional
 from learners.backbones import make_backbone
-from learners.norm import Pass, Statistics, norms, passing
+from learners.embedding import EmbeddingOptions, field_of
+from learners.norm import Pass, Policy, Statistics, norms, passing
+from learners.protocol import Inputs, Predictor
 
 Weights = Mapping[str, Tensor]
 
@@ -95,3 +102,80 @@ def over_tasks(work: Callable[..., Any], *inputs: Any, together: bool) -> Any:
 
 def _at(values: Any, b: int) -> Any:
     return values[b] if isinstance(values, Tensor) else {name: value[b] for name, value in values.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FastOptions(EmbeddingOptions):
+    """The options of every method that adapts weights; a method's ``Options`` extend them."""
+
+    batch_norm: Policy = field(
+        default="support", metadata={"help": "statistics of queries: of the support, or their own (transductive)"}
+    )
+    max_ways: int = field(default=5, metadata={"help": "outputs of the head: the most ways of an episode"})
+    tasks: Tasks = field(
+        default="auto", metadata={"help": "tasks in a loop, or together by vmap; auto: together on an accelerator"}
+    )
+
+    def __post_init__(self) -> None:
+        EmbeddingOptions.__post_init__(self)
+        if self.max_ways < 2:
+            raise ConfigError(f"max_ways: expected 2 or more, got {self.max_ways}")
+        if self.batch_norm == "running":
+            raise ConfigError("batch_norm: 'running' statistics do not fit adapted weights; take support or transductive")
+
+
+class FastLearner(nn.Module):
+    """What methods that adapt weights share: the network, and prediction with weights of each task.
+
+    Args:
+        options: network and batch norm.
+        inputs: what the learner is made for.
+        bias_values: as of `Net`.
+
+    Raises:
+        ConfigError: the store has no such field, or the backbone does not take its rows.
+    """
+
+    def __init__(self, options: FastOptions, inputs: Inputs, bias_values: int = 0) -> None:
+        super().__init__()
+        self.field, shape = field_of(options, inputs)
+        self.net = Net(options.backbone, shape, options.width, options.max_ways, bias_values)
+        self._policy, self._max_ways, self._tasks = options.batch_norm, options.max_ways, options.tasks
+
+    @property
+    def transductive(self) -> bool:
+        """By its batch norm only."""
+        return self.batch_norm == "transductive"
+
+    @property
+    def batch_norm(self) -> str:
+        """As the options say, or ``none`` of a backbone without batch norm."""
+        return self._policy if self.net.norms else "none"
+
+    def require(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless the head has an output for every class, and there is a support to learn from."""
+        if spec.ways.high > self._max_ways:
+            raise SpecError(f"the head has {self._max_ways} outputs; ways={spec.ways} needs --max-ways as many")
+        if spec.shots.low < 1 and spec.shots.kind != "variable":
+            raise SpecError(f"weights are adapted to the support; shots={spec.shots} must be 1 or more")
+
+    def rows(self, fields: Fields[Tensor]) -> Tensor:
+        """The input of a part, [B, n, ...] float."""
+        return functional.to_float(fields[self.field])
+
+    def together(self, rows: Tensor) -> bool:
+        """Whether tasks on the device of `rows` are computed by vmap."""
+        return self._tasks == "vmap" or (self._tasks == "auto" and rows.device.type != "cpu")
+
+    def predictor(self, weights: Weights, support: Tensor, ways: int) -> Predictor:
+        """Logits [B, Q, W] of queries under the weights of each task, [B, ...], that the support [B, n, ...] gave."""
+        together = self.together(support)
+
+        def one(weights: Weights, rows: Tensor, queries: Tensor) -> Tensor:
+            return self.net.predict(weights, rows, queries, self.batch_norm)[:, :ways]
+
+        def predict(fields: Fields[Tensor]) -> Tensor:
+            logits: Tensor = over_tasks(one, weights, support, self.rows(fields), together=together)
+            return functional.full(logits)
+
+        return predict

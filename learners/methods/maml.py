@@ -22,24 +22,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from episodes.episode import Episode, Fields
-from episodes.errors import ConfigError, SpecError
-from episodes.spec import EpisodeSpec
+from episodes.episode import Episode
+from episodes.errors import ConfigError
 from learners import functional
-from learners.embedding import EmbeddingOptions, field_of
-from learners.fast import Net, Tasks, Weights, over_tasks
-from learners.norm import Policy
+from learners.fast import FastLearner, FastOptions, Weights, over_tasks
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, task_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(EmbeddingOptions):
+class Options(FastOptions):
     """What distinguishes one MAML from another."""
 
-    batch_norm: Policy = field(
-        default="support", metadata={"help": "statistics of queries: of the support, or their own (transductive)"}
-    )
-    max_ways: int = field(default=5, metadata={"help": "outputs of the head: the most ways of an episode"})
     inner_steps: int = field(default=1, metadata={"help": "gradient steps on the support in training"})
     test_steps: int = field(default=3, metadata={"help": "the same in evaluation"})
     inner_rate: float = field(default=0.4, metadata={"help": "rate of these steps"})
@@ -48,72 +41,38 @@ class Options(EmbeddingOptions):
     )
     first_order: bool = field(default=False, metadata={"help": "take gradients of the steps for constants"})
     bias_values: int = field(default=0, metadata={"help": "values of the bias transformation's vector"})
-    tasks: Tasks = field(
-        default="auto", metadata={"help": "tasks in a loop, or together by vmap; auto: together on an accelerator"}
-    )
 
     def __post_init__(self) -> None:
-        EmbeddingOptions.__post_init__(self)
-        for name, least in (("max_ways", 2), ("inner_steps", 0), ("test_steps", 0), ("bias_values", 0)):
+        FastOptions.__post_init__(self)
+        for name, least in (("inner_steps", 0), ("test_steps", 0), ("bias_values", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        if self.batch_norm == "running":
-            raise ConfigError("batch_norm: 'running' statistics do not fit adapted weights; take support or transductive")
         if self.inner_rate < 0:
             raise ConfigError(f"inner_rate: expected 0 or more, got {self.inner_rate}")
 
 
-class MAML(nn.Module):
+class MAML(FastLearner):
     """See the module's docstring."""
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        name, shape = field_of(options, inputs)
-        self.options, self.field = options, name
-        self.net = Net(options.backbone, shape, options.width, options.max_ways, options.bias_values)
+        super().__init__(options, inputs, options.bias_values)
+        self.options = options
         self.rates = nn.ParameterDict()
         if options.inner_rates != "fixed":
             for key, values in self.net.weights().items():
                 like = torch.ones_like(values) if options.inner_rates == "value" else torch.ones((), dtype=values.dtype)
                 self.rates[key.replace(".", "-")] = nn.Parameter(options.inner_rate * like)
 
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.batch_norm == "transductive"
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say, or ``none`` of a backbone without batch norm."""
-        return self.options.batch_norm if self.net.norms else "none"
-
-    def require(self, spec: EpisodeSpec) -> None:
-        """Raise `SpecError` unless the head has an output for every class, and there is a support to descend on."""
-        if spec.ways.high > self.options.max_ways:
-            raise SpecError(f"the head has {self.options.max_ways} outputs; ways={spec.ways} needs --max-ways as many")
-        if spec.shots.low < 1 and spec.shots.kind != "variable":
-            raise SpecError(f"{type(self).__name__.lower()} descends on the support; shots={spec.shots} must be 1 or more")
-
     def adapt(self, task: Task) -> Predictor:
         """Descend on the support; the predictor gives logits [B, Q, W]."""
-        support, ways = functional.to_float(task.support.fields[self.field]), task.ways
+        support, ways = self.rows(task.support.fields), task.ways
         steps = self.options.inner_steps if self.training else self.options.test_steps
-        together = self.options.tasks == "vmap" or (self.options.tasks == "auto" and support.device.type != "cpu")
 
         def descend(rows: Tensor, labels: Tensor) -> Weights:
             return self.descended(self.initial(rows, labels, ways), rows, labels, ways, steps)
 
-        def predict(weights: Weights, rows: Tensor, queries: Tensor) -> Tensor:
-            return self.net.predict(weights, rows, queries, self.batch_norm)[:, :ways]
-
-        fast = over_tasks(descend, support, task.support.labels, together=together)
-
-        def predictor(fields: Fields[Tensor]) -> Tensor:
-            queries = functional.to_float(fields[self.field])
-            logits: Tensor = over_tasks(predict, fast, support, queries, together=together)
-            return functional.full(logits)
-
-        return predictor
+        weights: Weights = over_tasks(descend, support, task.support.labels, together=self.together(support))
+        return self.predictor(weights, support, ways)
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Mean cross-entropy of the queries under the adapted weights."""

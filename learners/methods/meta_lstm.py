@@ -22,13 +22,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from episodes.episode import Episode, Fields
-from episodes.errors import ConfigError, SpecError
-from episodes.spec import EpisodeSpec
+from episodes.episode import Episode
+from episodes.errors import ConfigError
 from learners import functional
-from learners.embedding import EmbeddingOptions, field_of
-from learners.fast import Net, Tasks, Weights, over_tasks
-from learners.norm import Policy
+from learners.fast import FastLearner, FastOptions, Weights, over_tasks
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, task_of
 
 P = 10.0  # of `preprocessed`
@@ -36,27 +33,17 @@ UNITS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(EmbeddingOptions):
+class Options(FastOptions):
     """What distinguishes one from another."""
 
     width: int = field(default=32, metadata={"help": "channels of the backbone's first block"})
-    batch_norm: Policy = field(
-        default="support", metadata={"help": "statistics of queries: of the support, or their own (transductive)"}
-    )
-    max_ways: int = field(default=5, metadata={"help": "outputs of the head: the most ways of an episode"})
     inner_steps: int = field(default=12, metadata={"help": "updates with the support"})
     second_order: bool = field(default=False, metadata={"help": "let gradients and losses carry gradients"})
-    tasks: Tasks = field(
-        default="auto", metadata={"help": "tasks in a loop, or together by vmap; auto: together on an accelerator"}
-    )
 
     def __post_init__(self) -> None:
-        EmbeddingOptions.__post_init__(self)
-        for name, least in (("max_ways", 2), ("inner_steps", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}: expected {least} or more, got {getattr(self, name)}")
-        if self.batch_norm == "running":
-            raise ConfigError("batch_norm: 'running' statistics do not fit adapted weights; take support or transductive")
+        FastOptions.__post_init__(self)
+        if self.inner_steps < 0:
+            raise ConfigError(f"inner_steps: expected 0 or more, got {self.inner_steps}")
 
 
 class UpdateRule(nn.Module):
@@ -99,52 +86,23 @@ def preprocessed(values: Tensor) -> Tensor:
     return torch.stack([size.clamp(min=-1), (values * torch.e**P).clamp(-1, 1)], dim=-1)
 
 
-class MetaLSTM(nn.Module):
+class MetaLSTM(FastLearner):
     """See the module's docstring."""
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        name, shape = field_of(options, inputs)
-        self.options, self.field = options, name
-        self.net = Net(options.backbone, shape, options.width, options.max_ways)
+        super().__init__(options, inputs)
+        self.options = options
         self.rule = UpdateRule()
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.batch_norm == "transductive"
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say, or ``none`` of a backbone without batch norm."""
-        return self.options.batch_norm if self.net.norms else "none"
-
-    def require(self, spec: EpisodeSpec) -> None:
-        """Raise `SpecError` unless the head has an output for every class, and there is a support to learn from."""
-        if spec.ways.high > self.options.max_ways:
-            raise SpecError(f"the head has {self.options.max_ways} outputs; ways={spec.ways} needs --max-ways as many")
-        if spec.shots.low < 1 and spec.shots.kind != "variable":
-            raise SpecError(f"meta_lstm descends on the support; shots={spec.shots} must be 1 or more")
 
     def adapt(self, task: Task) -> Predictor:
         """Update the weights on the support; the predictor gives logits [B, Q, W]."""
-        support, ways, tasks = functional.to_float(task.support.fields[self.field]), task.ways, self.options.tasks
-        together = tasks == "vmap" or (tasks == "auto" and support.device.type != "cpu")
+        support, ways = self.rows(task.support.fields), task.ways
 
         def update(rows: Tensor, labels: Tensor) -> Weights:
             return self.updated(rows, labels, ways)[0]
 
-        def predict(weights: Weights, rows: Tensor, queries: Tensor) -> Tensor:
-            return self.net.predict(weights, rows, queries, self.batch_norm)[:, :ways]
-
-        weights = over_tasks(update, support, task.support.labels, together=together)
-
-        def predictor(fields: Fields[Tensor]) -> Tensor:
-            queries = functional.to_float(fields[self.field])
-            logits: Tensor = over_tasks(predict, weights, support, queries, together=together)
-            return functional.full(logits)
-
-        return predictor
+        weights: Weights = over_tasks(update, support, task.support.labels, together=self.together(support))
+        return self.predictor(weights, support, ways)
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Mean cross-entropy of the queries under the last weights."""

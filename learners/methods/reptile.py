@@ -23,101 +23,59 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad
 
-from episodes.episode import Episode, Fields
-from episodes.errors import ConfigError, SpecError
-from episodes.spec import EpisodeSpec
+from episodes.episode import Episode
+from episodes.errors import ConfigError
 from learners import functional
-from learners.embedding import EmbeddingOptions, field_of
-from learners.fast import Net, Tasks, Weights, over_tasks
-from learners.norm import Policy
+from learners.fast import FastLearner, FastOptions, Weights, over_tasks
 from learners.protocol import Inputs, MetaLoss, Predictor, Task
 
 BETA2, EPSILON = 0.999, 1e-8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options(EmbeddingOptions):
+class Options(FastOptions):
     """What distinguishes one Reptile from another."""
 
-    batch_norm: Policy = field(
-        default="support", metadata={"help": "statistics of queries: of the support, or their own (transductive)"}
-    )
-    max_ways: int = field(default=5, metadata={"help": "outputs of the head: the most ways of an episode"})
     inner_steps: int = field(default=5, metadata={"help": "steps on the support in training"})
     inner_batch: int = field(default=10, metadata={"help": "rows of such a step"})
     test_steps: int = field(default=50, metadata={"help": "steps on the support in evaluation"})
     test_batch: int = field(default=5, metadata={"help": "rows of such a step"})
     inner_rate: float = field(default=1e-3, metadata={"help": "rate of these steps"})
-    tasks: Tasks = field(
-        default="auto", metadata={"help": "tasks in a loop, or together by vmap; auto: together on an accelerator"}
-    )
 
     def __post_init__(self) -> None:
-        EmbeddingOptions.__post_init__(self)
-        for name in ("max_ways", "inner_steps", "inner_batch", "test_steps", "test_batch"):
+        FastOptions.__post_init__(self)
+        for name in ("inner_steps", "inner_batch", "test_steps", "test_batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected 1 or more, got {getattr(self, name)}")
-        if self.batch_norm == "running":
-            raise ConfigError("batch_norm: 'running' statistics do not fit adapted weights; take support or transductive")
         if self.inner_rate <= 0:
             raise ConfigError(f"inner_rate: expected a number above 0, got {self.inner_rate}")
 
 
-class Reptile(nn.Module):
+class Reptile(FastLearner):
     """See the module's docstring."""
 
     count: Tensor
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        name, shape = field_of(options, inputs)
-        self.options, self.field = options, name
-        self.net = Net(options.backbone, shape, options.width, options.max_ways)
+        super().__init__(options, inputs)
+        self.options = options
         for key, values in self.net.weights().items():
             self.register_buffer(_buffer(key), torch.zeros_like(values))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.batch_norm == "transductive"
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say, or ``none`` of a backbone without batch norm."""
-        return self.options.batch_norm if self.net.norms else "none"
-
-    def require(self, spec: EpisodeSpec) -> None:
-        """Raise `SpecError` unless the head has an output for every class, and there is a support to descend on."""
-        if spec.ways.high > self.options.max_ways:
-            raise SpecError(f"the head has {self.options.max_ways} outputs; ways={spec.ways} needs --max-ways as many")
-        if spec.shots.low < 1 and spec.shots.kind != "variable":
-            raise SpecError(f"reptile descends on the support; shots={spec.shots} must be 1 or more")
 
     def adapt(self, task: Task) -> Predictor:
         """Train on the support; the predictor gives logits [B, Q, W]."""
         o = self.options
         steps, batch = (o.inner_steps, o.inner_batch) if self.training else (o.test_steps, o.test_batch)
-        support, ways, together = functional.to_float(task.support.fields[self.field]), task.ways, self._together(task)
-        trained = self._trained(support, task.support.labels, ways, steps, batch, together)
-        weights = {name: trained[name] for name in self.net.weights()}
-
-        def predict(weights: Weights, rows: Tensor, queries: Tensor) -> Tensor:
-            return self.net.predict(weights, rows, queries, self.batch_norm)[:, :ways]
-
-        def predictor(fields: Fields[Tensor]) -> Tensor:
-            queries = functional.to_float(fields[self.field])
-            logits: Tensor = over_tasks(predict, weights, support, queries, together=together)
-            return functional.full(logits)
-
-        return predictor
+        support = self.rows(task.support.fields)
+        trained = self._trained(support, task.support.labels, task.ways, steps, batch)
+        return self.predictor({name: trained[name] for name in self.net.weights()}, support, task.ways)
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Half the squared distance to the weights that training on the support ends at, mean over episodes."""
         o, support = self.options, episode.support
-        task = Task(support=support, ways=episode.class_ids.shape[1])
-        rows = functional.to_float(support.fields[self.field])
-        trained = self._trained(rows, support.labels, task.ways, o.inner_steps, o.inner_batch, self._together(task))
+        rows, ways = self.rows(support.fields), episode.class_ids.shape[1]
+        trained = self._trained(rows, support.labels, ways, o.inner_steps, o.inner_batch)
         loss = torch.zeros((), device=rows.device)
         for name, values in self.net.weights().items():
             loss = loss + (values - trained[name]).square().flatten(1).sum(1).mean() / 2
@@ -125,14 +83,8 @@ class Reptile(nn.Module):
         self.count += o.inner_steps
         return MetaLoss(loss=loss, values={"support_loss": float(trained["loss"].mean())})
 
-    def _together(self, task: Task) -> bool:
-        tasks, device = self.options.tasks, task.support.labels.device
-        return tasks == "vmap" or (tasks == "auto" and device.type != "cpu")
-
     @torch.no_grad()
-    def _trained(
-        self, rows: Tensor, labels: Tensor, ways: int, steps: int, batch: int, together: bool
-    ) -> dict[str, Tensor]:
+    def _trained(self, rows: Tensor, labels: Tensor, ways: int, steps: int, batch: int) -> dict[str, Tensor]:
         """Weights, moments and last loss of each task, [B, ...], after `steps` steps on rows [B, n, ...]."""
         order = _order(rows.shape[1], steps, batch, self.training).to(rows.device)
 
@@ -154,7 +106,7 @@ class Reptile(nn.Module):
                     weights[name] = weights[name] - self.options.inner_rate * step
             return {**weights, **{_buffer(name): v for name, v in moments.items()}, "loss": last}
 
-        result: dict[str, Any] = over_tasks(train, rows, labels, together=together)
+        result: dict[str, Any] = over_tasks(train, rows, labels, together=self.together(rows))
         return result
 
 
