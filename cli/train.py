@@ -218,6 +218,7 @@ def train(
             device=trainer.fabric.device,
             trained_on=names,
             audited=1,
+            charted=0,
         )
 
     with (

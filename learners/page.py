@@ -1,4 +1,5 @@
-"""The report as one self-contained HTML page: results, learning curve, an episode, calibration, breakdowns, provenance."""
+"""The report as one self-contained HTML page: results, learning curve, an episode, calibration, breakdowns,
+what the method brings, provenance."""
 
 from __future__ import annotations
 
@@ -41,6 +42,7 @@ def render(run: Path, recipe: str, results: Sequence[Report], series: Sequence[S
             "histogram": plots.histogram(report.per_episode, report.mean),
             "reliability": plots.reliability(report.calibration),
             "breakdowns": breakdowns(report),
+            "charts": [(chart, plots.chart(chart)) for chart in report.charts],
             "classes": extremes(report),
             "episode": _episode(one),
         }

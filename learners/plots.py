@@ -8,12 +8,15 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from learners.breakdown import Share, Slice
 from learners.calibration import BINS, Calibration
+from learners.charts import TABLE, Chart
 
 BLUE, RED, GREY = "#4477aa", "#cc6644", "#999999"
+_LINES: Final = (BLUE, RED, "#228833", "#aa3377", "#66aacc", "#ccaa33", GREY)
 _WIDE: Final = 7.0
 
 
@@ -74,6 +77,23 @@ def by_shots(shares: Mapping[int, Share]) -> str:
     figure, axes = _axes(4.5)
     axes.plot(list(shares), [100 * share.accuracy for share in shares.values()], "o-", color=BLUE, markersize=4)
     axes.set(xlabel="shots of the query's class", ylabel="accuracy, %")
+    return _svg(figure)
+
+
+def chart(found: Chart) -> str:
+    """Lines and marks with their bands; names beside them where there are several."""
+    figure, axes = _axes(4.5 if len(found.lines) == 1 else _WIDE)
+    for i, (name, line) in enumerate(found.lines.items()):
+        colour, whole = _LINES[i % len(_LINES)], "--" if i >= len(_LINES) else "-"
+        if line.low is not None:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+        style = "o" if line.points else f"o{whole}" if len(line.x) <= TABLE else whole
+        axes.plot(line.x, line.y, style, color=colour, markersize=4, linewidth=1.2, label=name)
+    if all((line.x == line.x.round()).all() for line in found.lines.values()):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel=found.x, ylabel=found.y)
+    if len(found.lines) > 1:
+        figure.legend(loc="outside right upper", frameon=False, fontsize="small")
     return _svg(figure)
 
 

@@ -66,6 +66,11 @@ class MetaLearner(Protocol):
     Such a file defines ``Options`` (a frozen dataclass) and ``make(options, inputs: Inputs) -> MetaLearner``. `adapt` is
     never given the queries, so a method cannot learn from them by accident; that its predictions do not depend on each
     other either is checked at every evaluation (`learners.audit`).
+
+    Optional: ``charts(episodes: Iterable[Episode[Tensor]]) -> Sequence[Chart]``, pictures for the report
+    (`learners.charts`). It is called at the end of an evaluation, in evaluation mode and without gradients, with the
+    episodes in their order, ``[B, n, ...]``, queries and labels included. They are made as they are taken: it takes as many
+    as it needs, and changes nothing of the learner.
     """
 
     @property

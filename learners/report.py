@@ -18,10 +18,11 @@ from episodes.adapters.pytorch import to_torch
 from episodes.spec import EpisodeSpec
 from episodes.stream.mixture import MixedEpisodes
 from episodes.stream.series import SampledEpisodes
-from learners import breakdown, ranks
+from learners import breakdown, charts, ranks
 from learners.audit import EPISODES, Audit, audit, merged
 from learners.breakdown import Share, Slice
 from learners.calibration import Calibration, calibration
+from learners.charts import Chart
 from learners.descriptors import Described, describer
 from learners.intervals import mean_and_interval
 from learners.origin import Episodes, origins
@@ -62,6 +63,8 @@ class Report:
     """name -> [episodes], see `learners.descriptors`."""
     against: Mapping[str, list[Slice]]
     """Accuracy by each descriptor that differs between episodes."""
+    charts: tuple[Chart, ...] = ()
+    """What the method brings, see `learners.charts`."""
     spec: EpisodeSpec
     split: str
     sampler: str
@@ -114,6 +117,7 @@ class Report:
         table["per_shots"] = {str(shots): asdict(share) for shots, share in self.per_shots.items()}
         table["descriptors"] = {name: _short(values) for name, values in self.descriptors.items()}
         table["against"] = {name: [asdict(one) for one in slices] for name, slices in self.against.items()}
+        table["charts"] = [chart.to_table() for chart in self.charts]
         if self.normalised is not None:
             table["normalised"] = dict(zip(("mean", "interval95"), self.normalised, strict=True))
         plain: dict[str, Any] = finite(table)
@@ -144,6 +148,7 @@ def evaluate(
     device: torch.device | str = "cpu",
     trained_on: Collection[str] = (),
     audited: int = EPISODES,
+    charted: int = charts.EPISODES,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
     """Score `learner` on every episode of a finite series, in evaluation mode; its mode is restored.
@@ -158,6 +163,7 @@ def evaluate(
         device: where the learner is.
         trained_on: names of the classes that meta-training drew from; the report counts those met again here.
         audited: episodes of the leakage audit.
+        charted: episodes that the method may look at for charts of its own; 0: no charts.
         progress: called with (episodes done, episodes in all).
 
     Raises:
@@ -175,6 +181,7 @@ def evaluate(
         scored = time.perf_counter() - begin
         own = range(ranks.rank(), min(audited, series.length), ranks.world())
         found = merged(ranks.gathered(audit(learner, (to_torch(series[i], device) for i in own))))
+        pictures = charts.brought(learner, series, charted, device)
     finally:
         module.train(mode)
     names = frozenset[str]().union(*(part.class_names for part in parts))
@@ -182,6 +189,7 @@ def evaluate(
         method=method,
         metric="accuracy",
         **_numbers(records, series),
+        charts=pictures,
         spec=parts[0].spec,
         split=" + ".join(dict.fromkeys(part.split for part in parts)),
         sampler=parts[0].sampler,

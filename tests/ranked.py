@@ -11,6 +11,7 @@ import torch
 import episodes
 from episodes.errors import ConfigError
 from learners import ranks
+from learners.charts import Chart, Line
 from learners.methods import protonet
 from learners.protocol import Inputs
 from learners.report import evaluate
@@ -36,6 +37,11 @@ class Watched(protonet.ProtoNet):
         result = super().meta_loss(episode)
         loss = result.loss + self.sometimes.square().sum() if episode.index % 5 == 0 else result.loss
         return type(result)(loss=loss, values=result.values)
+
+    def charts(self, episodes):
+        """The first query of each episode it is shown."""
+        y = [int(row) for episode in episodes for row in episode.query.rows[:, 0]]
+        return [Chart(title="seen", x="episode", y="row", lines={"query": Line(x=range(len(y)), y=y)}, caption="")]
 
 
 def train(run: Path, stop: int | None, config: TrainConfig = CONFIG) -> dict[str, object]:
@@ -68,6 +74,7 @@ def train(run: Path, stop: int | None, config: TrainConfig = CONFIG) -> dict[str
         "seen": learner.seen,
         "per_episode": report.per_episode.tolist(),
         "audited": report.audit.queries,
+        "charts": [chart.to_table() for chart in report.charts],
         "never": learner.never.grad is None,
     }
 

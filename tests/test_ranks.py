@@ -109,6 +109,7 @@ def test_an_evaluation_has_every_episode_once_in_order_on_every_rank(shared):
         assert all(one["per_episode"] == phase[0]["per_episode"] for one in phase)
         assert len(phase[0]["per_episode"]) == 7, "neither 2 nor 3 divides it"
         assert [one["audited"] for one in phase] == [alone["audited"]] * len(phase)
+        assert [one["charts"] for one in phase] == [alone["charts"]] * len(phase)
         assert all(one["never"] for one in phase)
     assert phases[-1][0]["per_episode"] == pytest.approx(alone["per_episode"], abs=0.1)
 
