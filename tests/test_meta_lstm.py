@@ -13,6 +13,7 @@ from episodes.errors import ConfigError, SpecError
 from episodes.stream.stream import Stream
 from learners.methods import meta_lstm
 from learners.protocol import Inputs, adapted, single
+from learners.report import evaluate
 from learners.testing import check_learner, separable_world
 
 WORLD = separable_world()
@@ -152,6 +153,64 @@ def test_the_assumption_of_independent_gradients_can_be_dropped():
         model.meta_loss(block(1)).loss.backward()
         slopes.append(model.net.head.weight.grad)
     assert not torch.allclose(*slopes, atol=1e-6)
+
+
+def test_gates_that_are_fixed_are_charted_as_they_are():
+    model = still(learner(), -1.5)
+    with torch.no_grad():
+        forget, rate = model.eval().charts([block(2)])
+    assert (forget.title, rate.title) == ("Forget gate", "Input gate")
+    assert list(forget.lines) == list(rate.lines) == ["blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
+    assert "the first 2 episodes" in forget.caption
+    for chart, value in ((forget, 1.0), (rate, 1 / (1 + math.exp(1.5)))):
+        for line in chart.lines.values():
+            assert line.x.tolist() == [1, 2, 3]
+            for values in (line.y, line.low, line.high):
+                assert values.tolist() == pytest.approx([value] * 3)
+
+
+def test_charts_are_means_and_percentiles_over_weights_and_episodes(monkeypatch):
+    model = learner().double().eval()
+    with torch.no_grad():  # gates that differ: they depend on the weight, the gradient and the loss
+        for parameter in model.rule.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape))
+    monkeypatch.setattr(meta_lstm, "SHOWN", 3)
+    blocks = [block(2), single(block(4), 3), block(1)]
+    with torch.no_grad():
+        charts = model.charts(iter(blocks))
+    found = {}
+    for episode, b in ((blocks[0], 0), (blocks[0], 1), (blocks[1], 0)):
+        for step, pair in enumerate(model.updated(episode.support.fields["image"][b], episode.support.labels[b], 3)[1]):
+            for gate, flat in enumerate(pair):
+                for name, values in meta_lstm.cut(flat, model.net.weights()).items():
+                    layer = "head" if name.startswith("head") else ".".join(name.split(".")[1:3])
+                    found.setdefault((gate, layer, step), []).extend(values.flatten().tolist())
+    assert len(found) == 2 * 5 * 3
+    for (gate, layer, step), values in found.items():
+        line, values = charts[gate].lines[layer], sorted(values)
+        assert line.y[step] == pytest.approx(sum(values) / len(values))
+        for end, share in ((line.low, 0.1), (line.high, 0.9)):
+            place = share * (len(values) - 1)
+            low, part = values[math.floor(place)], place % 1
+            assert end[step] == pytest.approx(low + part * (values[math.ceil(place)] - low))
+    assert max(charts[1].lines["head"].high - charts[1].lines["head"].low) > 0.001
+
+
+def test_the_band_of_a_large_layer_is_that_of_some_of_its_weights(monkeypatch):
+    model, episode = learner().double().eval().requires_grad_(False), block(1)
+    whole = model.charts([episode])[1].lines["blocks.1"]
+    monkeypatch.setattr(meta_lstm, "COORDINATES", 50)
+    some = model.charts([episode])[1].lines["blocks.1"]
+    assert some.y.tolist() == whole.y.tolist(), "the mean is of all"
+    assert 0 < abs(some.low - whole.low).max() < 0.002
+    assert learner(inner_steps=0).charts([episode]) == []
+
+
+def test_an_evaluation_has_the_gates():
+    report = evaluate(learner(), episodes.sample(WORLD, "test", SPEC, length=4), method="meta_lstm")
+    assert [chart.title for chart in report.charts] == ["Forget gate", "Input gate"]
+    assert 0.98 < report.charts[0].lines["head"].y[0] < 1, "as the gates begin"
+    assert "the first 4 episodes" in report.charts[0].caption
 
 
 def test_what_it_cannot_do_is_refused_by_name():

@@ -10,26 +10,35 @@ number of rows, and gates begin at a decay of 0.99 and a rate of 0.01.
 Neither g nor the loss carries a gradient to the outer loop (--second-order lets them). --inner-steps updates are made with
 the whole support: 12 for one shot, 5 for five in the paper, 8 in its code.
 
+The report shows both gates over the updates, layer by layer, as in figure 2.
+
 Queries are normalised with the statistics of the support under the last weights, in training as in evaluation. (So does the
 released code in evaluation, by running statistics reset at each episode; it trains with those of the queries.)
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import grad
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError
 from learners import functional
+from learners.charts import Chart, Float, Line
 from learners.fast import FastLearner, FastOptions, Weights, over_tasks
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, task_of
 
 P = 10.0  # of `preprocessed`
 UNITS = 20
+SHOWN, COORDINATES = 50, 2000  # episodes whose gates are charted, and weights of a layer that its band is made of
+GATES = (("Forget gate", "part of a weight that is kept"), ("Input gate", "rate of the gradient"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +134,58 @@ class MetaLSTM(FastLearner):
             flat, state = self.rule(flat, gradient / len(rows), value, state)
             gates.append((torch.sigmoid(state[2]), torch.sigmoid(state[3])))
         return cut(flat, start), gates
+
+    def charts(self, episodes: Iterable[Episode[Tensor]]) -> list[Chart]:
+        """Both gates of each layer over the updates of the first 50 episodes: the paper's figure 2."""
+        if not self.options.inner_steps:
+            return []
+        places = coordinates(self.net.weights())
+        seen = [_summed(gates, places) for gates in itertools.islice(self._gates(episodes), SHOWN)]
+        caption = (
+            f"Mean over the weights of a layer and the first {len(seen)} episodes, with the 10th and the 90th percentile; "
+            f"of layers of more than {COORDINATES:,} weights the percentiles are those of evenly spaced ones."
+        )
+        steps, charts = np.arange(1.0, self.options.inner_steps + 1), []
+        for gate, (title, y) in enumerate(GATES):
+            lines = {}
+            for layer in places:
+                mean = np.mean([one[layer][0][:, gate] for one in seen], axis=0)
+                some = np.concatenate([one[layer][1][:, gate] for one in seen], axis=-1)
+                low, high = np.quantile(some, (0.1, 0.9), axis=-1)
+                lines[layer] = Line(x=steps, y=mean, low=low, high=high)
+            charts.append(Chart(title=title, x="update", y=y, lines=lines, caption=caption))
+        return charts
+
+    def _gates(self, episodes: Iterable[Episode[Tensor]]) -> Iterator[Float]:
+        """Forget and input gate of each weight at each update of each episode, [steps, 2, M]."""
+        for episode in episodes:
+            ways = episode.class_ids.shape[1]
+            for rows, labels in zip(self.rows(episode.support.fields), episode.support.labels, strict=True):
+                _, gates = self.updated(rows, labels, ways)
+                yield torch.stack([torch.stack(pair) for pair in gates]).double().cpu().numpy()
+
+
+def coordinates(weights: Weights) -> dict[str, NDArray[np.int64]]:
+    """Layer -> the places of its parameters in the flat vector; a layer is ``blocks.0``, ``blocks.1``, ..., ``head``."""
+    places: dict[str, list[int]] = {}
+    begin = 0
+    for name, values in weights.items():
+        places.setdefault(_layer(name), []).extend(range(begin, begin + values.numel()))
+        begin += values.numel()
+    return {layer: np.array(its, np.int64) for layer, its in places.items()}
+
+
+def _layer(name: str) -> str:
+    """Where a parameter is: its path as far as the first number, or without one the module's name."""
+    path = name.removeprefix("backbone.").split(".")
+    numbers = [i for i, part in enumerate(path) if part.isdigit()]
+    return ".".join(path[: numbers[0] + 1] if numbers else path[:1])
+
+
+def _summed(gates: Float, places: Mapping[str, NDArray[np.int64]]) -> dict[str, tuple[Float, Float]]:
+    """Of gates [steps, 2, M], for each layer: their mean, [steps, 2], and some of them, [steps, 2, n]."""
+    each = {layer: gates[..., at] for layer, at in places.items()}
+    return {layer: (its.mean(-1), its[..., :: -(-its.shape[-1] // COORDINATES)]) for layer, its in each.items()}
 
 
 def cut(flat: Tensor, like: Weights) -> Weights:
