@@ -1,7 +1,11 @@
 """MANN: the invariants of its memory, labels that come a step late, strings as labels, and a task that it learns."""
 
+import json
+import math
+import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +19,8 @@ from episodes.stream.stream import Stream
 from learners.memory import LeastRecentlyUsed
 from learners.methods import mann
 from learners.protocol import Inputs, adapted, single, task_of
+from learners.report import evaluate
+from learners.sequences import support_order
 from learners.testing import separable_world
 
 WORLD = separable_world()
@@ -134,6 +140,58 @@ def test_queries_are_asked_after_the_support_and_apart_from_each_other():
 
 def test_instances_are_counted_within_their_class():
     assert mann.instances(torch.tensor([[0, 1, 0, 0, 2, 1]]), 3).tolist() == [[1, 1, 2, 3, 1, 2]]
+    assert mann.instances(torch.tensor([[-1, 0, -1, 0, 1]]), 2).tolist() == [[0, 1, 0, 2, 1]], "a row of no class has none"
+
+
+def walked(model, episode):
+    """{instance: [right or not]} of one episode, row by row, and the accuracy of each instance."""
+    rows = episode.support.rows.tolist() + episode.query.rows.tolist()
+    labels = episode.support.labels.tolist() + episode.query.labels.tolist()
+    images = np.concatenate([part.fields["image"] for part in (episode.support, episode.query)])
+    codes = model.codes(torch.tensor([rows]), len(episode.class_ids))[0]
+    order = support_order(torch.tensor([rows]))[0].tolist()
+    state, shown, seen, right = model.memory.begin(1, codes), torch.zeros(model.width), {}, {}
+    for place in order:
+        pixels = torch.from_numpy(images[place]).flatten().float() / 255
+        output, state = model.memory(torch.cat([pixels, shown])[None], state)
+        label = labels[place]
+        shown = codes[label] if label >= 0 else torch.zeros(model.width)
+        if label >= 0:
+            seen[label] = seen.get(label, 0) + 1
+            guess = int(model.scores(model.head(output)[None], codes[None]).argmax())
+            right.setdefault(seen[label], []).append(guess == label)
+    return {k: sum(each) / len(each) for k, each in right.items()}
+
+
+UNEVEN = episodes.EpisodeSpec(ways="2..3", shots="1..4 per class", queries=3, distractors=1, distractor_queries=2)
+
+
+@pytest.mark.parametrize("labels", ["onehot", "strings"])
+@pytest.mark.parametrize("spec", [SPEC, UNEVEN], ids=["even", "uneven"])
+def test_accuracy_by_instance_is_that_of_a_walk_along_the_sequence(spec, labels):
+    model, series = learner(labels=labels), episodes.sample(WORLD, "test", spec, length=12)
+    report = evaluate(model, series, method="mann")
+    (chart,) = report.charts
+    with torch.no_grad():
+        each = [walked(model.eval(), series[i]) for i in range(12)]
+    most = max(max(one) for one in each)
+    line = chart.lines["rows"]
+    assert line.x.tolist() == list(range(1, most + 1))
+    assert most == (6 if spec is SPEC else 7)
+    for k in range(1, most + 1):
+        values = [one[k] for one in each if k in one]
+        half = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
+        assert line.y[k - 1] == pytest.approx(sum(values) / len(values))
+        assert line.high[k - 1] - line.y[k - 1] == pytest.approx(half, nan_ok=True)
+        assert line.y[k - 1] - line.low[k - 1] == pytest.approx(half, nan_ok=True)
+    json.dumps(report.to_table(), allow_nan=False)
+
+
+def test_no_more_than_ten_instances_are_charted():
+    spec = episodes.EpisodeSpec(ways=2, shots=8, queries=5)
+    (chart,) = evaluate(learner(), episodes.sample(WORLD, "test", spec, length=2), method="mann").charts
+    assert chart.lines["rows"].x.tolist() == list(range(1, 11))
+    assert "of 2 episodes" in chart.caption
 
 
 @settings(max_examples=50, deadline=None)

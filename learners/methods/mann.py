@@ -7,8 +7,9 @@ LSTM of 200 units as controller (`learners.memory`).
 
 Training makes one sequence of all rows of an episode, support and query (5 classes of 10 rows: --shots 1 --queries 9), and
 logs accuracy by instance: ``instance2`` is that of rows whose class has been shown once. Evaluation shows the support, then
-asks each query from the same state: one shot is the second instance, nine are the tenth. The order is a hash of the rows,
-another in each episode, and labels are dealt anew in each.
+asks each query from the same state: one shot is the second instance, nine are the tenth. The report shows the accuracy by
+instance, too, of sequences of all rows. The order is a hash of the rows, another in each episode, and labels are dealt anew
+in each.
 
 --labels strings are five characters of a to e for a class, drawn anew for each episode, for many classes: the loss is
 summed over characters, and a class scores the sum of its characters' log-probabilities.
@@ -16,9 +17,11 @@ summed over characters, and a class scores the sum of its characters' log-probab
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
@@ -27,12 +30,14 @@ from episodes.episode import Episode, Fields
 from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional
+from learners.charts import Chart, Float, Line
 from learners.embedding import Embedding, EmbeddingOptions
+from learners.intervals import mean_and_interval
 from learners.memory import LeastRecentlyUsed, State
 from learners.protocol import Inputs, MetaLoss, Predictor, Task
 from learners.sequences import mixed, support_order
 
-INSTANCES = (1, 2, 5, 10)
+INSTANCES, SHOWN = (1, 2, 5, 10), 10  # logged in training; the most that a report shows
 LETTERS, CHARACTERS = 5, 5
 
 
@@ -116,19 +121,34 @@ class Mann(nn.Module):
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Mean loss over all steps of a sequence of all rows, and accuracy by instance."""
+        outputs, codes, labels = self._sequence(episode)
+        loss = self.loss(outputs, codes, labels)
+        with torch.no_grad():
+            right = (self.scores(outputs, codes).argmax(-1) == labels).float()
+            which = instances(labels, codes.shape[1])
+            values = {f"instance{k}": float(right[which == k].mean()) for k in INSTANCES if bool((which == k).any())}
+        return MetaLoss(loss=loss, values={"accuracy": float(right[which > 0].mean()), **values})
+
+    def charts(self, episodes: Iterable[Episode[Tensor]]) -> list[Chart]:
+        """Accuracy by instance over sequences of all rows of an episode, read as in training: the paper's table 1."""
+        found, ks = [], torch.arange(1, SHOWN + 1)
+        for episode in episodes:
+            outputs, codes, labels = self._sequence(episode)
+            right = self.scores(outputs, codes).argmax(-1) == labels
+            chosen = instances(labels, codes.shape[1]).unsqueeze(-1) == ks.to(labels.device)  # [B, L, SHOWN]
+            rows = chosen.sum(1).double()
+            found.append(((right.unsqueeze(-1) & chosen).sum(1) / rows).cpu().numpy())  # NaN where there is none
+        return [by_instance(np.concatenate(found))]
+
+    def _sequence(self, episode: Episode[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs [B, L, width] of the sequence of all rows of an episode, its codes and labels [B, L], in its order."""
         features = torch.cat(self.embedding.parts(episode)[:2], dim=1)
         rows = torch.cat([episode.support.rows, episode.query.rows], dim=1)
         labels = torch.cat([episode.support.labels, episode.query.labels], dim=1)
-        order, ways = support_order(rows), episode.class_ids.shape[1]
-        labels, codes = labels.gather(1, order), self.codes(rows, ways)
+        order, codes = support_order(rows), self.codes(rows, episode.class_ids.shape[1])
+        labels = labels.gather(1, order)
         outputs, _ = self.read(features.take_along_dim(order.unsqueeze(-1), 1), _labelled(codes, labels))
-        logits = self.scores(self.head(outputs), codes)
-        loss = self.loss(self.head(outputs), codes, labels)
-        with torch.no_grad():
-            right = (logits.argmax(-1) == labels).float()
-            which = instances(labels, ways)
-            values = {f"instance{k}": float(right[which == k].mean()) for k in INSTANCES if bool((which == k).any())}
-        return MetaLoss(loss=loss, values={"accuracy": float(right.mean()), **values})
+        return self.head(outputs), codes, labels
 
     def read(self, features: Tensor, shown: Tensor) -> tuple[Tensor, State]:
         """Outputs [B, L, ...] of a sequence of features [B, L, D] with the labels [B, L, width] of the rows before."""
@@ -182,9 +202,32 @@ def _labelled(codes: Tensor, labels: Tensor) -> Tensor:
 
 
 def instances(labels: Tensor, ways: int) -> Tensor:
-    """The how-manieth row of its class each row of a sequence [B, L] is, from 1."""
-    onehot = F.one_hot(labels.clamp(min=0), ways)
-    return onehot.cumsum(1).gather(-1, labels.clamp(min=0).unsqueeze(-1))[..., 0]
+    """The how-manieth row of its class each row of a sequence [B, L] is, from 1; 0 of rows of no class (-1)."""
+    known = labels >= 0
+    onehot = F.one_hot(labels.clamp(min=0), ways) * known.unsqueeze(-1)
+    return onehot.cumsum(1).gather(-1, labels.clamp(min=0).unsqueeze(-1))[..., 0] * known
+
+
+def by_instance(accuracy: Float) -> Chart:
+    """The chart of the accuracy of each episode at each instance, [E, instances]; NaN where it has no such row."""
+    means, halves = [], []
+    for column in accuracy.T:
+        values = column[~np.isnan(column)]
+        if not len(values):
+            break
+        mean, half = mean_and_interval(values)
+        means.append(mean)
+        halves.append(half if np.isfinite(half) else np.nan)
+    y, half_width = np.array(means), np.array(halves)
+    line = Line(x=np.arange(1.0, len(y) + 1), y=y, low=y - half_width, high=y + half_width)
+    return Chart(
+        title="Accuracy by instance",
+        x="instance of its class in the sequence",
+        y="accuracy",
+        lines={"rows": line},
+        caption=f"Over sequences of all rows of {len(accuracy):,} episodes, support and query mixed; instance 1 can be guessed "
+        "only, and the band is the 95 % interval over episodes.",
+    )
 
 
 def make(options: Options, inputs: Inputs) -> Mann:
