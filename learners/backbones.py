@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from episodes.errors import ConfigError, near
 from learners.norm import with_episode_norms
-
-BLOCKS = 4
+from learners.residual import BLOCKS, ResNet12, SnailResNet, image_shape
 
 
 class Conv4(nn.Module):
@@ -29,7 +28,7 @@ class Conv4(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], width: int = 64) -> None:
         super().__init__()
-        channels, height, breadth = _image_shape("conv4", shape)
+        channels, height, breadth = image_shape("conv4", shape)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels if i == 0 else width, width, 3, padding=1), nn.BatchNorm2d(width))
             for i in range(BLOCKS)
@@ -54,7 +53,7 @@ class StridedConv4(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], width: int = 64, *, mean: bool = False) -> None:
         super().__init__()
-        channels, height, breadth = _image_shape("conv4-stride", shape)
+        channels, height, breadth = image_shape("conv4-stride", shape)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Conv2d(channels if i == 0 else width, width, 3, stride=2, padding=1), nn.BatchNorm2d(width))
             for i in range(BLOCKS)
@@ -68,52 +67,6 @@ class StridedConv4(nn.Module):
         for block in self.blocks:
             values = torch.relu(block(values))
         return values.mean((2, 3)) if self.mean else values.flatten(1)
-
-
-class ResNet12(nn.Module):
-    """Four residual blocks of three 3x3 convolutions with 64, 160, 320, 640 channels, then the mean over the image.
-
-    The backbone of Lee et al. 2019 ("MetaOptNet") without its DropBlock: batch norm after every convolution, leaky ReLU
-    (0.1), a 1x1 convolution as shortcut, 2x2 max-pooling after the sum. D = 10 * `width`; 12,424,320 parameters for three
-    channels at width 64. Convolutions have no bias and He's initialisation (fan out).
-
-    Raises:
-        ConfigError: images smaller than 16 pixels, which four poolings reduce to nothing.
-    """
-
-    def __init__(self, shape: tuple[int, ...], width: int = 64) -> None:
-        super().__init__()
-        channels, *_ = _image_shape("resnet12", shape)
-        widths = (width, width * 5 // 2, width * 5, width * 10)
-        self.blocks = nn.ModuleList(
-            _Residual(before, after) for before, after in zip((channels, *widths), widths, strict=False)
-        )
-        self.features = widths[-1]
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, a=0.1, mode="fan_out", nonlinearity="leaky_relu")
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[N, C, H, W] float -> [N, D]."""
-        values = images
-        for block in self.blocks:
-            values = block(values)
-        return values.mean((2, 3))
-
-
-class _Residual(nn.Module):
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for i in range(3):
-            layers += [nn.Conv2d(before if i == 0 else after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-            layers += [nn.LeakyReLU(0.1)] if i < 2 else []
-        self.path = nn.Sequential(*layers)
-        self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
-
-    def forward(self, values: Tensor) -> Tensor:
-        total = self.path(values) + self.shortcut(values)
-        return nn.functional.leaky_relu(nn.functional.max_pool2d(total, 2), 0.1)
 
 
 class Linear(nn.Module):
@@ -147,6 +100,7 @@ OWN: Mapping[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "conv4-stride": StridedConv4,
     "conv4-stride-mean": partial(StridedConv4, mean=True),
     "resnet12": ResNet12,
+    "resnet-snail": SnailResNet,
     "linear": Linear,
     "none": Identity,
 }
@@ -156,9 +110,9 @@ def make_backbone(name: str, shape: tuple[int, ...], width: int = 64) -> nn.Modu
     """The backbone of this name for rows of this shape; its ``features`` are D, its batch norms `EpisodeNorm`.
 
     Args:
-        name: ``conv4``, ``conv4-stride``, ``conv4-stride-mean``, ``resnet12``, ``linear``, ``none``; ``auto``: conv4 of
-            images, none of vectors; or ``package.module:attribute``, a module or what returns one when called without
-            arguments, whose outputs are flattened to features.
+        name: ``conv4``, ``conv4-stride``, ``conv4-stride-mean``, ``resnet12``, ``resnet-snail``, ``linear``, ``none``;
+            ``auto``: conv4 of images, none of vectors; or ``package.module:attribute``, a module or what returns one when
+            called without arguments, whose outputs are flattened to features.
         shape: of a row.
         width: channels of the first block, or features of ``linear``; of one's own module it is not used.
 
@@ -209,9 +163,3 @@ def _imported(name: str) -> nn.Module:
     if not isinstance(made, nn.Module):
         raise ConfigError(f"backbone: '{name}' is {type(made).__name__}; expected a torch.nn.Module or what makes one")
     return made
-
-
-def _image_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) != 3 or min(shape[1:]) < 2**BLOCKS:
-        raise ConfigError(f"backbone {name} needs images of {2**BLOCKS} x {2**BLOCKS} pixels or more, got shape {shape}")
-    return shape

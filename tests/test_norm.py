@@ -1,6 +1,7 @@
 """Batch norm by episodes: the policies, and that episodes together give what they give one after the other."""
 
 import copy
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -12,12 +13,13 @@ from episodes.adapters.pytorch import to_torch
 from episodes.errors import ConfigError
 from episodes.stream.stream import Stream
 from learners import metrics
-from learners.backbones import ResNet12, make_backbone
+from learners.backbones import make_backbone
 from learners.embedding import Embedding, EmbeddingOptions
 from learners.methods import protonet
 from learners.norm import EpisodeNorm, Pass, Statistics, passing, with_episode_norms
 from learners.protocol import Inputs, single
 from learners.report import evaluate
+from learners.residual import ResNet12
 from learners.settings import TrainConfig
 from learners.testing import check_learner, separable_world
 from learners.trainer import Trainer
@@ -147,6 +149,22 @@ def test_resnet12_has_the_published_parameters():
     assert backbone.features == 640
     assert sum(p.numel() for p in backbone.parameters()) == 12_424_320
     assert backbone(torch.zeros(2, 3, 84, 84)).shape == (2, 640)
+
+
+def test_the_residual_backbone_of_snail_has_the_channels_of_its_paper():
+    backbone = make_backbone("resnet-snail", (3, 84, 84))
+    widths = (3, 64, 96, 128, 256)
+    blocks = sum(9 * a * b + 18 * b * b + 6 * b + a * b + b for a, b in itertools.pairwise(widths))
+    assert sum(p.numel() for p in backbone.parameters()) == blocks + 257 * 2048 + 2049 * 384
+    assert backbone.features == 384
+    backbone.eval()
+    images = torch.rand(2, 3, 84, 84)
+    assert backbone(images).shape == (2, 384)
+    assert torch.equal(backbone(images), backbone(images)), "nothing is dropped in evaluation"
+    backbone.train()
+    assert not torch.equal(backbone(images), backbone(images))
+    with pytest.raises(ConfigError, match="resnet-snail needs images of 16 x 16"):
+        make_backbone("resnet-snail", (3, 8, 8))
 
 
 def test_backbones_that_do_not_fit_are_refused_by_name():
