@@ -225,8 +225,8 @@ def by_instance(accuracy: Float) -> Chart:
         x="instance of its class in the sequence",
         y="accuracy",
         lines={"rows": line},
-        caption=f"Over sequences of all rows of {len(accuracy):,} episodes, support and query mixed; instance 1 can be guessed "
-        "only, and the band is the 95 % interval over episodes.",
+        caption=f"Over sequences of all rows of {len(accuracy):,} episodes, support and query mixed; instance 1 can be "
+        "guessed only, and the band is the 95 % interval over episodes.",
     )
 
 
