@@ -1,4 +1,4 @@
-"""Stores and episode shards by path or url: the type of such arguments, and making something at either."""
+"""Stores and episode shards by path, url or name: the types of such arguments, and making something at one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli._progress import bar
+from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
+    from episodes.made import StorePlace
     from episodes.remote.place import Place
 
 
 def path_or_url(value: str) -> Place:
-    """The type of an argument that is either."""
+    """The type of an argument that is files at either."""
+    from episodes.made import PREFIX
     from episodes.remote.place import place
 
+    if value.startswith(PREFIX):
+        raise ConfigError(f"store: {value} is made on demand and has no files, which are needed here (a folder: ./{value})")
     return place(value)
+
+
+def any_store(value: str) -> StorePlace:
+    """The type of an argument that is a path, a url, or names a data set made on demand: ``made:sinusoids,seed=1``."""
+    from episodes.made import store_place
+
+    return store_place(value)
 
 
 @contextmanager

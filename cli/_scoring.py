@@ -18,6 +18,7 @@ from episodes.errors import ConfigError, LeakageError
 
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable, Recipe
+    from episodes.made import StorePlace
     from episodes.remote.place import Place
     from episodes.shards.read import EpisodeShards
     from episodes.stream.series import SampledEpisodes
@@ -39,11 +40,11 @@ class Run:
     """What it was trained on: ``data.json``."""
 
     @property
-    def store(self) -> Place | None:
+    def store(self) -> StorePlace | None:
         """What it was trained on; None: episode shards."""
-        from episodes.remote.place import place
+        from episodes.made import store_place
 
-        return place(self.trained["store"]) if "store" in self.trained else None
+        return store_place(self.trained["store"]) if "store" in self.trained else None
 
 
 def read_run(path: Path, batch_norm: str | None = None) -> Run:
@@ -69,7 +70,7 @@ def read_run(path: Path, batch_norm: str | None = None) -> Run:
     return Run(path=path, recipe=recipe, trained=json.loads((path / DATA).read_text(encoding="utf-8")))
 
 
-def settings_of(run: Run, values: Mapping[str, Any], store: Place | None) -> tuple[EpisodeTable, ...]:
+def settings_of(run: Run, values: Mapping[str, Any], store: StorePlace | None) -> tuple[EpisodeTable, ...]:
     """The settings of a run's recipe, or the one that options describe; of `store` alone where it is given."""
     from cli.recipe import TEST, episode_table
 
@@ -80,7 +81,7 @@ def settings_of(run: Run, values: Mapping[str, Any], store: Place | None) -> tup
     return settings
 
 
-def series_of(run: Run, settings: Sequence[EpisodeTable], store: Place | None) -> Settings:
+def series_of(run: Run, settings: Sequence[EpisodeTable], store: StorePlace | None) -> Settings:
     """The episodes of each setting, of `store` or of the one that the run was trained on.
 
     Raises:
@@ -96,7 +97,7 @@ def series_of(run: Run, settings: Sequence[EpisodeTable], store: Place | None) -
     return [each_series(setting, main, stores) for setting in settings]
 
 
-def compiled_of(run: Run, shards: Place, values: Mapping[str, Any], store: Place | None) -> Settings:
+def compiled_of(run: Run, shards: Place, values: Mapping[str, Any], store: StorePlace | None) -> Settings:
     """The episodes of shards as the only setting.
 
     Raises:

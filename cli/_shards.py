@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from episodes.errors import ConfigError
 
@@ -12,21 +12,25 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cli.recipe import EpisodeTable
+    from episodes.made import StorePlace
     from episodes.remote.place import Place
     from episodes.shards.read import EpisodeShards
 
 
-def are_shards(path: Place) -> bool:
+def are_shards(path: StorePlace) -> TypeGuard[Place]:
     """Whether episode shards are at `path`, and not a store."""
+    from episodes.made import Made
     from episodes.shards.manifest import KIND, MANIFEST
 
+    if isinstance(path, Made):
+        return False
     try:
         return bool(json.loads((path / MANIFEST).read_bytes()).get("kind") == KIND)
     except (OSError, ValueError, AttributeError):  # whoever opens it says what is wrong
         return False
 
 
-def opened_shards(path: Place, store: Place | None) -> EpisodeShards:
+def opened_shards(path: Place, store: StorePlace | None) -> EpisodeShards:
     """The shards at `path`; `store`: what payload ``rows`` was compiled from.
 
     Raises:

@@ -10,13 +10,13 @@ from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable
+    from episodes.made import StorePlace
     from episodes.protocols import SampleStore
-    from episodes.remote.place import Place
     from episodes.stream.mixture import MixedEpisodes
     from episodes.stream.series import SampledEpisodes
 
 
-def opened(store: Place, *tables: EpisodeTable) -> dict[Place, SampleStore]:
+def opened(store: StorePlace, *tables: EpisodeTable) -> dict[StorePlace, SampleStore]:
     """The store and every other that the tables name, each opened once."""
     import episodes
 
@@ -24,7 +24,9 @@ def opened(store: Place, *tables: EpisodeTable) -> dict[Place, SampleStore]:
     return {path: episodes.open(path) for path in paths}
 
 
-def each_series(table: EpisodeTable, store: Place, stores: Mapping[Place, SampleStore]) -> dict[str, SampledEpisodes]:
+def each_series(
+    table: EpisodeTable, store: StorePlace, stores: Mapping[StorePlace, SampleStore]
+) -> dict[str, SampledEpisodes]:
     """Name of a source -> its episodes; the store of the command first.
 
     Raises:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import build, episode_options, from_dataclass
-from cli._places import path_or_url
+from cli._places import any_store
 from cli._progress import bar
 from episodes.bench import Settings
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from episodes.remote.place import Place
+    from episodes.made import StorePlace
 
 
 def _workers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str) -> 
 
 
 @click.command("bench")
-@click.argument("store", type=path_or_url)
+@click.argument("store", type=any_store)
 @episode_options()
 @click.option(
     "--workers", default="0,1,2", show_default=True, callback=_workers, help="Threads and worker processes to try."
@@ -35,7 +35,7 @@ def _workers(context: click.Context, parameter: click.Parameter, value: str) -> 
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Rates as a picture, .png.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
 def command(
-    store: Place, workers: tuple[int, ...], as_json: bool, output: Path | None, overwrite: bool, **values: Any
+    store: StorePlace, workers: tuple[int, ...], as_json: bool, output: Path | None, overwrite: bool, **values: Any
 ) -> None:
     """Measure how fast episodes of STORE come: streams, one at a time and in blocks, with and without threads.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
-from cli._places import path_or_url
+from cli._places import any_store, path_or_url
 from cli._scoring import check_audits, compiled_of, read_run, report_paths, score, scored, series_of, settings_of
 from cli._seeds import names_of
 from episodes.errors import ConfigError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cli._scoring import Run, Scored, Settings
     from cli.recipe import EpisodeTable
+    from episodes.made import StorePlace
     from episodes.remote.place import Place
     from learners.comparison import Comparison
     from learners.report import Report
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("compare")
 @click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--store", type=path_or_url, help="Another store than the runs were trained on, in place of all of those.")
+@click.option("--store", type=any_store, help="Another store than the runs were trained on, in place of all of those.")
 @click.option("--shards", type=path_or_url, help="Episode shards: score their episodes, in place of those of a store.")
 @episode_options(shown=False, mix=True)
 @click.option("--episodes", type=int, help="Number of episodes.")
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(
     runs: tuple[Path, ...],
-    store: Place | None,
+    store: StorePlace | None,
     shards: Place | None,
     baseline: str | None,
     device: str,
@@ -79,7 +80,7 @@ Columns = dict[str, list["Mapping[str, Any]"]]
 
 def _columns(
     paths: Sequence[Path],
-    store: Place | None,
+    store: StorePlace | None,
     shards: Place | None,
     values: Mapping[str, Any],
     *,
@@ -107,7 +108,7 @@ def _columns(
 
 
 def _settings(
-    runs: Mapping[str, Run], store: Place | None, shards: Place | None, values: Mapping[str, Any]
+    runs: Mapping[str, Run], store: StorePlace | None, shards: Place | None, values: Mapping[str, Any]
 ) -> dict[str, Settings]:
     """Name -> its episodes: those of the first run's settings for all, delivered to each as it was trained."""
     if not runs:

@@ -9,7 +9,7 @@ import click
 
 from cli._engines import engine_of, engine_options
 from cli._options import episode_options
-from cli._places import made, path_or_url
+from cli._places import any_store, made, path_or_url
 from cli._progress import bar
 from episodes.config import to_table
 from episodes.errors import ConfigError
@@ -17,6 +17,7 @@ from episodes.errors import ConfigError
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable
     from episodes.engines import Run
+    from episodes.made import StorePlace
     from episodes.remote.place import Place
     from episodes.shards.manifest import ShardManifest
     from episodes.shards.work import CompileWork
@@ -26,7 +27,7 @@ EPISODES = 600  # of a set, where nothing else is said: the usual number of an e
 
 
 @click.command("compile")
-@click.argument("store", type=path_or_url)
+@click.argument("store", type=any_store)
 @episode_options()
 @click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 600, or all of a finite policy]")
 @click.option(
@@ -49,7 +50,7 @@ EPISODES = 600  # of a set, where nothing else is said: the usual number of an e
 @click.option("--overwrite", is_flag=True, help="Replace what is there, or start an unfinished compile over.")
 @click.option("--resume", is_flag=True, help="Go on with an unfinished compile.")
 def command(
-    store: Place,
+    store: StorePlace,
     count: int | None,
     payload: Any,
     shard_mb: int,
@@ -128,7 +129,7 @@ def _compiled(
         )
 
 
-def one_series(store: Place, values: dict[str, Any]) -> tuple[EpisodeTable, SampledEpisodes]:
+def one_series(store: StorePlace, values: dict[str, Any]) -> tuple[EpisodeTable, SampledEpisodes]:
     """What the episode options say, and the series of one store that they describe."""
     import episodes
     from cli.recipe import episode_table

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
-from cli._places import path_or_url
+from cli._places import any_store, path_or_url
 from cli._scoring import check_audits, compiled_of, read_run, report_paths, score, series_of, settings_of
 from cli._seeds import check_seeds_only, names_of
 from cli.untrained import check_untrained, evaluate_untrained
 
 if TYPE_CHECKING:
     from cli._scoring import Run, Scored
+    from episodes.made import StorePlace
     from episodes.remote.place import Place
     from learners.comparison import OverRuns
     from learners.report import Report
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.command("evaluate")
 @click.argument("runs", metavar="RUN...", type=click.Path(path_type=Path), nargs=-1, required=True)
-@click.option("--store", type=path_or_url, help="Another store than the run was trained on, in place of all of those.")
+@click.option("--store", type=any_store, help="Another store than the run was trained on, in place of all of those.")
 @click.option("--shards", type=path_or_url, help="Episode shards: score their episodes, in place of those of a store.")
 @episode_options(shown=False, mix=True)
 @click.option("--episodes", type=int, help="Number of episodes.")
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
 def command(
     runs: tuple[Path, ...],
-    store: Place | None,
+    store: StorePlace | None,
     shards: Place | None,
     batch_norm: str | None,
     method: str | None,
@@ -91,7 +92,7 @@ def command(
 
 def evaluate(
     run: Path,
-    store: Place | None,
+    store: StorePlace | None,
     output: Path,
     values: dict[str, Any],
     *,
@@ -121,7 +122,7 @@ def evaluate(
 
 def evaluate_several(
     runs: tuple[Path, ...],
-    store: Place | None,
+    store: StorePlace | None,
     output: Path | None,
     values: dict[str, Any],
     *,

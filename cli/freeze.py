@@ -9,22 +9,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
-from cli._places import path_or_url
+from cli._places import any_store
+from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
+    from episodes.made import StorePlace
     from episodes.protocols import SampleStore
-    from episodes.remote.place import Place
     from episodes.selection import Selection
 
 
 @click.command("freeze")
-@click.argument("store", type=path_or_url)
+@click.argument("store", type=any_store)
 @episode_options()
 @click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 600, or all of a finite policy]")
 @click.option("--runs", type=click.Path(path_type=Path), help="Omniglot's all_runs.zip: the 20 published one-shot runs.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="List to write, JSON lines.")
 @click.option("--overwrite", is_flag=True, help="Replace the list if it exists.")
-def command(store: Place, count: int | None, runs: Path | None, output: Path, overwrite: bool, **values: Any) -> None:
+def command(store: StorePlace, count: int | None, runs: Path | None, output: Path, overwrite: bool, **values: Any) -> None:
     """Write episodes of STORE to a list and print its hash. The list says which classes it is over.
 
     \b
@@ -34,13 +35,16 @@ def command(store: Place, count: int | None, runs: Path | None, output: Path, ov
     import episodes
     from cli.recipe import episode_table
     from episodes import frozen
+    from episodes.made import Made
     from episodes.selection import Selection
 
     opened = episodes.open(store)
     if runs is not None:
+        if isinstance(store, Made):
+            raise ConfigError(f"runs: the published runs are of Omniglot, and {store} is made on demand; leave --runs out")
         from episodes.omniglot_runs import published_runs
 
-        plans, seed, selection = published_runs(runs, opened), 0, Selection(split="lake/test")
+        plans, seed, selection = published_runs(runs, episodes.open(store)), 0, Selection(split="lake/test")
     else:
         table = episode_table(values)
         series, selection = table.series(opened), table.selection()

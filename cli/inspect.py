@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli._places import path_or_url
+from cli._places import any_store
 from cli._progress import bar
 from cli.ingest import summary
+from episodes.config import to_table
+from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from episodes.remote.place import Place
+    from episodes.made import StorePlace
+    from episodes.store.made import MadeStore
 
 
 @click.command("inspect")
-@click.argument("store", type=path_or_url)
+@click.argument("store", type=any_store)
 @click.option("--verify", is_flag=True, help="Read every byte and compare it with the hashes.")
 @click.option("--warm", is_flag=True, help="Read the store into memory (the page cache), as far as it fits.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(store: Place, verify: bool, warm: bool, as_json: bool) -> None:
+def command(store: StorePlace, verify: bool, warm: bool, as_json: bool) -> None:
     """Show what is in STORE: classes, groups, splits, fields, skipped samples, fingerprint."""
     import episodes
+    from episodes.made import Made
 
+    if isinstance(store, Made):
+        if verify or warm:
+            raise ConfigError(f"store: {store} is made on demand; it has no bytes to --verify or --warm, leave these out")
+        about = _made(episodes.open(store))
+        click.echo(json.dumps(about) if as_json else _text(str(store), about))
+        return
     opened = episodes.open(store)
     if verify:
         with bar("verify", "MiB") as progress:
@@ -61,6 +71,34 @@ def command(store: Place, verify: bool, warm: bool, as_json: bool) -> None:
         "warmed": warmed,
     }
     click.echo(json.dumps(about, ensure_ascii=False))
+
+
+def _made(store: MadeStore) -> dict[str, Any]:
+    """What there is to say of a data set made on demand."""
+    return {
+        "classes": store.num_classes,
+        "samples": store.num_rows,
+        "fields": {name: {"dtype": f.dtype, "shape": list(f.shape)} for name, f in store.fields.items()},
+        "class_fields": {name: {"dtype": str(v.dtype), "shape": v.shape[1:]} for name, v in store.class_fields.items()},
+        "splits": {store.maker.name: dict(store.maker.splits)},
+        "options": to_table(store.maker.options),
+        "fingerprint": store.fingerprint,
+    }
+
+
+def _text(name: str, about: dict[str, Any]) -> str:
+    """The same in a few lines."""
+    kinds = [(f"field {n}", f) for n, f in about["fields"].items()]
+    kinds += [(f"class field {n}", f) for n, f in about["class_fields"].items()]
+    return "\n".join(
+        [
+            f"{name}: {about['classes']:,} classes, {about['samples']:,} samples, made on demand",
+            *(f"  {kind}: {f['dtype']} {'x'.join(map(str, f['shape']))}".rstrip() for kind, f in kinds),
+            *(f"  splits {n}: {' / '.join(f'{s} {c}' for s, c in parts.items())}" for n, parts in about["splits"].items()),
+            f"  options: {', '.join(f'{n}={value}' for n, value in about['options'].items())}",
+            f"  fingerprint {about['fingerprint']}",
+        ]
+    )
 
 
 def _in_mib(progress: Callable[..., None]) -> Callable[[int, int], None]:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
-from cli._places import path_or_url
+from cli._places import any_store
 from cli._stores import each_series, joined, opened
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable
-    from episodes.remote.place import Place
+    from episodes.made import StorePlace
     from episodes.stream.series import SampledEpisodes
 
 
 @click.command("plan")
-@click.argument("store", type=path_or_url)
+@click.argument("store", type=any_store)
 @episode_options(mix=True)
 @click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="Index of the first episode.")
 @click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: 1; with --stats 1000]")
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="With --stats: histograms as a picture, .png.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
 def command(
-    store: Place,
+    store: StorePlace,
     start: int,
     count: int | None,
     stats: bool,
@@ -73,7 +73,7 @@ def describe(series: SampledEpisodes, indices: range, as_json: bool, output: Pat
         click.echo(output, err=True)
 
 
-def sampled(store: Place, values: dict[str, Any]) -> tuple[EpisodeTable, dict[str, SampledEpisodes]]:
+def sampled(store: StorePlace, values: dict[str, Any]) -> tuple[EpisodeTable, dict[str, SampledEpisodes]]:
     """What the episode options say, and the series of each source that they describe."""
     from cli.recipe import episode_table
 

@@ -27,8 +27,8 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
+    from episodes.made import StorePlace
     from episodes.protocols import SampleStore
-    from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
 
 
@@ -37,7 +37,7 @@ class Source:
     """A store beside the one that a command names; each episode is of one of them."""
 
     store: str
-    """Path or url."""
+    """Path, url, or ``made:NAME``."""
     split: str | None = None
     """None: the split of the other episodes."""
     weight: float = 1.0
@@ -50,11 +50,11 @@ class Source:
             raise ConfigError(f"weight: expected a number of 0 or more, got {self.weight}")
 
     @property
-    def place(self) -> Place:
+    def place(self) -> StorePlace:
         """Where the store is."""
-        from episodes.remote.place import place
+        from episodes.made import store_place
 
-        return place(self.store)
+        return store_place(self.store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

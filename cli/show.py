@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
-from cli._places import path_or_url
+from cli._places import any_store
 from cli._stores import joined
 from cli.plan import sampled
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from episodes.remote.place import Place
+    from episodes.made import StorePlace
 
 
 @click.command("show")
-@click.argument("store", type=path_or_url)
+@click.argument("store", type=any_store)
 @episode_options(mix=True)
 @click.option("--index", type=click.IntRange(0), default=0, show_default=True, help="Which episode.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Picture to write, .png.")
 @click.option("--overwrite", is_flag=True, help="Replace the picture if it exists.")
-def command(store: Place, index: int, output: Path, overwrite: bool, **values: Any) -> None:
+def command(store: StorePlace, index: int, output: Path, overwrite: bool, **values: Any) -> None:
     """Draw an episode of STORE: one line a class, its support on the left and its queries on the right.
 
     Transforms are shown, but for normalisation and layout.

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import episode_options
-from cli._places import path_or_url
+from cli._places import any_store
 from cli.compile import one_series
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from episodes.remote.place import Place
+    from episodes.made import StorePlace
 
 
 @click.command("stream")
-@click.argument("store", type=path_or_url)
+@click.argument("store", type=any_store)
 @episode_options()
 @click.option("--start", type=click.IntRange(0), default=0, show_default=True, help="Index of the first episode.")
 @click.option("--count", type=click.IntRange(1), help="Number of episodes.  [default: without end]")
 @click.option("--payload", type=click.Choice(["arrays", "images", "rows"]), default="arrays", show_default=True,
               help="As of `episodes compile`.")  # fmt: skip
 @click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Threads that run ahead.")
-def command(store: Place, start: int, count: int | None, payload: Any, workers: int, **values: Any) -> None:
+def command(store: StorePlace, start: int, count: int | None, payload: Any, workers: int, **values: Any) -> None:
     """Write episodes of STORE to standard output, as the tar of `episodes compile`, without end or --count of them.
 
     A reader that closes the pipe ends it.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli._options import MIX, PluginGroup, episode_parameters, from_dataclass, given, paragraphs
-from cli._places import path_or_url
+from cli._places import any_store
 from cli._progress import bar
 from cli._shards import are_shards, described, opened_shards, refuse_episode_options
 from cli._stores import each_series, joined, opened
@@ -22,8 +22,8 @@ from episodes.errors import ConfigError, EpisodesError, SpecError
 
 if TYPE_CHECKING:
     from cli.recipe import EpisodeTable, Recipe
+    from episodes.made import StorePlace
     from episodes.protocols import SampleStore
-    from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
     from learners.origin import Episodes
     from learners.report import Report
@@ -35,7 +35,7 @@ FLAGS = (
     click.Option(["--overwrite"], is_flag=True, help="Replace the run in --output."),
 )
 VALIDATE_ON = click.Option(
-    ["--validate-on"], type=path_or_url, help="For training on episode shards: store or shards of the validation episodes."
+    ["--validate-on"], type=any_store, help="For training on episode shards: store or shards of the validation episodes."
 )
 TEST_FLAGS = (
     click.Option(["--test-ways"], metavar="COUNT", help="Classes of a validation and test episode.  [default: 5]"),
@@ -52,7 +52,7 @@ def _command(name: str) -> click.Command:
     return click.Command(
         name,
         params=[
-            click.Argument(["store"], type=path_or_url),
+            click.Argument(["store"], type=any_store),
             *FLAGS,
             *episode_parameters(seed="Seed of the episodes and of the initial weights."),
             MIX,
@@ -97,7 +97,7 @@ def run(method: str, values: dict[str, Any]) -> None:
     ranks.close()
 
 
-def _compiled(store: Place, validate_on: Place | None, values: dict[str, Any]) -> tuple[EpisodeTable, ...]:
+def _compiled(store: StorePlace, validate_on: StorePlace | None, values: dict[str, Any]) -> tuple[EpisodeTable, ...]:
     """Training and validation episodes as tables, as far as they are compiled already."""
     if not are_shards(store):
         if validate_on is not None:
@@ -167,10 +167,10 @@ def resolved(method: str, values: dict[str, Any], compiled: tuple[EpisodeTable, 
 
 def train(
     recipe: Recipe,
-    store: Place,
+    store: StorePlace,
     output: Path,
     *,
-    validate_on: Place | None = None,
+    validate_on: StorePlace | None = None,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Report:
@@ -232,7 +232,7 @@ def _silent(step: int, steps: int, note: str) -> None:
     """No progress bar: that of rank 0 is enough."""
 
 
-def _both(recipe: Recipe, store: Place, validate_on: Place | None) -> tuple[Episodes, Episodes, dict[str, Any]]:
+def _both(recipe: Recipe, store: StorePlace, validate_on: StorePlace | None) -> tuple[Episodes, Episodes, dict[str, Any]]:
     """(training episodes, validation episodes, what the run is trained on)."""
     if validate_on is None:
         stores = opened(store, recipe.episode, recipe.validate)
@@ -241,6 +241,7 @@ def _both(recipe: Recipe, store: Place, validate_on: Place | None) -> tuple[Epis
         for one in sources.values():
             _check_unseen(recipe, one.store, one.classes.split, one.classes.names)
         return joined(recipe.episode, sources), validation, _about(sources, {path.stem: path for path in stores})
+    assert are_shards(store)
     shards = opened_shards(store, validate_on)
     told, needed = shards.manifest.about, recipe.train.steps * recipe.train.meta_batch
     if needed > shards.length:
@@ -273,7 +274,7 @@ def _check_unseen(recipe: Recipe, store: SampleStore, split: str, names: Collect
             )
 
 
-def _about(sources: Mapping[str, SampledEpisodes], paths: Mapping[str, Place]) -> dict[str, Any]:
+def _about(sources: Mapping[str, SampledEpisodes], paths: Mapping[str, StorePlace]) -> dict[str, Any]:
     """What a run is trained on: of the command's store, and of each where there are several."""
     each = [
         {

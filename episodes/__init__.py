@@ -13,7 +13,7 @@ Importing this package is cheap: what compiles or maps is imported when it is fi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from episodes.classes import ClassIndex
 from episodes.count import Count
@@ -22,10 +22,12 @@ from episodes.errors import EpisodesError
 from episodes.spec import EpisodeSpec
 
 if TYPE_CHECKING:
+    from episodes.made import Made
     from episodes.protocols import SampleStore
     from episodes.remote.place import Place, Remote
     from episodes.selection import Selection
     from episodes.shards.read import EpisodeShards
+    from episodes.store.made import MadeStore
     from episodes.store.mapped import MappedStore
     from episodes.stream.own import Own
     from episodes.stream.series import SampledEpisodes
@@ -46,21 +48,54 @@ __all__ = [
     "SampledEpisodes",
     "Selection",
     "Stream",
+    "make",
     "open",
     "open_shards",
     "sample",
 ]
 
 
-def open(path: Place | str) -> MappedStore:  # noqa: A001 - episodes.open(...), as gzip.open and zipfile's kin
+@overload
+def open(path: Place | str) -> MappedStore: ...  # noqa: A001 - episodes.open(...), as gzip.open and zipfile's kin
+@overload
+def open(path: Made) -> MadeStore: ...  # noqa: A001
+def open(path: Place | Made | str) -> MappedStore | MadeStore:  # noqa: A001
     """Open a store for reading; takes milliseconds. See `episodes.store.mapped.MappedStore`.
 
     Args:
-        path: its folder; its url (``s3://bucket/omniglot.store``); or a `Remote`, which has the settings of a url.
+        path: its folder; its url (``s3://bucket/omniglot.store``); a `Remote`, which has the settings of a url; or an
+            `episodes.made.Made`.
+
+    Raises:
+        StoreError: it cannot be opened; a text that names a data set made on demand (`make` opens it).
     """
+    from episodes.errors import StoreError
+    from episodes.made import PREFIX, Made
     from episodes.store.mapped import MappedStore
 
+    if isinstance(path, Made):
+        return make(path.name, **path.options)
+    if isinstance(path, str) and path.startswith(PREFIX):
+        raise StoreError(f"{path} is no file: it is made on demand (episodes.make, or a folder of this name as ./{path})")
     return MappedStore(path)
+
+
+def make(name: str, **options: Any) -> MadeStore:
+    """A data set whose rows are computed when they are read: ``make("sinusoids", seed=1)``. See `episodes.makers`.
+
+    Args:
+        name: of the data set.
+        **options: those that differ from its defaults.
+
+    Raises:
+        PluginNotFound: no such data set.
+        ConfigError: an option that it does not have, or a wrong value.
+    """
+    from episodes import config, plugins
+    from episodes.store.made import MadeStore
+
+    module = plugins.find(plugins.MAKERS, name)
+    return MadeStore(module.make(config.from_table(module.Options, options, name)))
 
 
 def open_shards(path: Place | str, store: SampleStore | None = None) -> EpisodeShards:

@@ -32,7 +32,8 @@ def draw(episode: Episode[NDArray[Any]], names: Sequence[str], *, field: str | N
     images = [name for name, values in fields.items() if values.ndim == 4 and values.shape[1] in (1, 3)]
     field = field or (images[0] if images else None)
     if field not in images:
-        raise SpecError(f"the episode has no image field '{field}'; its fields are {', '.join(fields)}")
+        named = "" if field is None else f" '{field}'"
+        raise SpecError(f"the episode has no image field{named}; its fields are {', '.join(fields)}")
     parts = [("support", episode.support), ("query", episode.query)]
     parts += [("unlabeled", episode.unlabeled)] if episode.unlabeled else []
     if any((part.labels < 0).any() for _, part in parts):

@@ -27,6 +27,7 @@ class Kind:
 
 
 READERS: Final = Kind("episodes.readers", "reader")
+MAKERS: Final = Kind("episodes.makers", "made data set")
 SAMPLERS: Final = Kind("episodes.sampling", "sampler")
 METHODS: Final = Kind("learners.methods", "method")
 ENGINES: Final = Kind("episodes.engines", "engine")

@@ -1,6 +1,7 @@
-"""The four seams of the data pipeline on one page: Reader, SampleStore, EpisodeSampler, Series.
+"""The seams of the data pipeline on one page: Reader or Maker, SampleStore, EpisodeSampler, Series.
 
-Raw data -> Reader -> SampleStore -> EpisodeSampler (row numbers) -> Series (values) -> Stream.
+Raw data -> Reader -> SampleStore -> EpisodeSampler (row numbers) -> Series (values) -> Stream. A Maker stands where there
+are no raw data: its store computes rows when they are read.
 """
 
 from __future__ import annotations
@@ -98,6 +99,53 @@ class Reader(Protocol):
 
     def listing(self) -> Listing:
         """Everything the source holds; lists files but decodes as little as it can."""
+        ...
+
+
+class Maker(Protocol):
+    """A data set that is computed: classes without end to their number, none of whose rows is kept anywhere.
+
+    Knows nothing of stores. One file in ``episodes/makers`` each: a module that defines ``Options`` (a frozen dataclass)
+    and ``make(options) -> Maker``. Every value is a pure function of (maker, options, class, place), by keys of
+    `episodes.rng`: nothing depends on what else is asked for with it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The plug-in's name."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised when the same options would give other values."""
+        ...
+
+    @property
+    def options(self) -> Any:
+        """What decides the values; its ``repr`` is part of the store's fingerprint."""
+        ...
+
+    @property
+    def fields(self) -> Mapping[str, FieldSpec]:
+        """Type and shape of each field of a row."""
+        ...
+
+    @property
+    def splits(self) -> Mapping[str, int]:
+        """Split (``train``, ``val``, ``test``) -> classes, which are numbered split after split."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Rows of every class."""
+        ...
+
+    def class_values(self, classes: Int) -> Arrays:
+        """Name -> [n, ...] of what is known of `classes` beside their rows; empty where nothing is."""
+        ...
+
+    def values(self, classes: Int, places: Int) -> Arrays:
+        """Field -> [n, ...] of the rows at ``places`` of ``classes``, both [n]."""
         ...
 
 

@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 
 from episodes.errors import SpecError
 
+Int = NDArray[np.int64]
+
 # Purposes: the third word of the counter. Numbers are part of the data order and never reused. They have a type, for a
 # kernel is compiled once for a type, but anew for each number written in Python.
 CLASSES: Final = np.uint64(1)
@@ -51,6 +53,8 @@ ORACLE: Final = np.uint64(14)
 NEGATIVES: Final = np.uint64(15)
 OWN: Final = np.uint64(16)  # numbers of a user's own function of an episode's values
 SELF: Final = np.uint64(17)  # whether the support rows of an episode become its classes
+MADE_CLASS: Final = np.uint64(18)  # what a class of a data set made on demand is
+MADE_ROW: Final = np.uint64(19)  # what a row of it is
 
 SCRATCH: Final = 1 << 16  # numbers below which a permutation is kept
 SMALL: Final = 64  # numbers below which one is made afresh, which beats undoing one
@@ -118,6 +122,22 @@ def _philox(k0, k1, x0, x1, x2, x3):
 def unit(word):
     """A real number in [0, 1) of a word: its upper 53 bits."""
     return np.float64(word >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+def units(key0: int, key1: int, purpose: np.uint64, slots: Int, indices: Int, count: int) -> NDArray[np.float64]:
+    """[n, count] real numbers in [0, 1), of the words of each (slot, index): `unit` of them, from block 1 on."""
+    out = np.empty((len(slots), count))
+    _units(np.uint64(key0), np.uint64(key1), purpose, np.ascontiguousarray(slots), np.ascontiguousarray(indices), out)
+    return out
+
+
+@jit
+def _units(key0, key1, purpose, slots, indices, out):
+    for i in range(len(out)):
+        for j in range(0, out.shape[1], 4):
+            words = philox(key0, key1, 1 + j // 4, slots[i], purpose, indices[i])
+            for k in range(min(4, out.shape[1] - j)):
+                out[i, j + k] = unit(words[k])
 
 
 @jit

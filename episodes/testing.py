@@ -1,4 +1,4 @@
-"""Conformance suites: what every reader and every sampler must keep, for the tests of extensions.
+"""Conformance suites: what every reader, maker and sampler must keep, for the tests of extensions.
 
 Each raises AssertionError with the law that is broken.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from episodes.classes import ClassIndex
 from episodes.episode import EpisodePlan
 from episodes.errors import SpecError
-from episodes.protocols import EpisodeSampler, Reader
+from episodes.protocols import EpisodeSampler, Maker, Reader
 from episodes.spec import EpisodeSpec
 from episodes.store.table import ClassTable
 
@@ -37,6 +37,28 @@ def check_reader(reader: Reader, samples: int = 8) -> None:
             values = first[field]
             assert (str(values.dtype), values.shape) == (spec.dtype, spec.shape), f"'{field}' is as declared"
             assert values.tobytes() == second[field].tobytes(), f"'{field}' is the same each time it is loaded"
+
+
+def check_maker(maker: Maker, rows: int = 200) -> None:
+    """A maker is picklable, gives what it declares, and each value whatever else is asked for with it."""
+    total = sum(maker.splits.values())
+    assert min(maker.splits.values()) > 0, "every split has classes"
+    assert maker.rows > 0, "a class has rows"
+    classes, places = np.linspace(0, total - 1, rows).astype(int), np.linspace(0, maker.rows - 1, rows).astype(int)[::-1]
+    copy = pickle.loads(pickle.dumps(maker))
+    assert repr(copy.options) == repr(maker.options), "its options are those of its copy"
+    order = np.argsort(np.sin(np.arange(rows)))
+    whole, turned = maker.values(classes, places), copy.values(classes[order], places[order])
+    assert whole.keys() == maker.fields.keys(), "a row has the declared fields"
+    for name, spec in maker.fields.items():
+        values = whole[name]
+        assert (str(values.dtype), values.shape) == (spec.dtype, (rows, *spec.shape)), f"'{name}' is as declared"
+        assert values[order].tobytes() == turned[name].tobytes(), f"'{name}' does not depend on the order of rows"
+        alone = [maker.values(classes[i : i + 1], places[i : i + 1])[name][0] for i in range(0, rows, 7)]
+        assert values[::7].tobytes() == np.stack(alone).tobytes(), f"'{name}' is the same alone and with others"
+    for name, values in maker.class_values(classes).items():
+        assert len(values) == rows, f"class field '{name}' has a value a class"
+        assert values[order].tobytes() == copy.class_values(classes[order])[name].tobytes(), f"'{name}' of each class alone"
 
 
 def check_sampler(

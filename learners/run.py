@@ -15,8 +15,9 @@ import episodes
 from episodes import plugins
 from episodes.config import from_table
 from episodes.errors import CheckpointError, ConfigError
+from episodes.made import StorePlace, store_place
 from episodes.protocols import FieldSpec
-from episodes.remote.place import Place, place
+from episodes.store.mapped import MappedStore
 from episodes.transforms import Transform, delivery
 from learners import checkpoint
 from learners.pictures import PictureForm, form_of
@@ -29,7 +30,7 @@ else:
     import tomli as tomllib
 
 if TYPE_CHECKING:
-    from episodes.store.mapped import MappedStore
+    from episodes.store.made import MadeStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,7 +60,7 @@ class Trained:
         return cast(nn.Module, self.learner)
 
 
-def open_run(run: Path, *, store: Place | None = None, fit: str | None = None, invert: bool | None = None) -> Trained:
+def open_run(run: Path, *, store: StorePlace | None = None, fit: str | None = None, invert: bool | None = None) -> Trained:
     """The learner of a run.
 
     Args:
@@ -78,7 +79,7 @@ def open_run(run: Path, *, store: Place | None = None, fit: str | None = None, i
     table, about = tomllib.loads(text), json.loads((run / "data.json").read_text(encoding="utf-8"))
     if store is None and "store" not in about:
         raise ConfigError(f"store: {run} was trained on episode shards; give --store with one of such images")
-    opened = episodes.open(store or place(about["store"]))
+    opened = episodes.open(store or store_place(about["store"]))
     delivered = _delivery(table.get("episode", {}))
     method, options = table["method"], table.get("learner", {})
     fields = {name: delivered[name].output(spec) if name in delivered else spec for name, spec in opened.fields.items()}
@@ -137,8 +138,10 @@ def _field(learner: MetaLearner, options: Mapping[str, Any]) -> str:
 
 
 def _form(
-    store: MappedStore, name: str, delivered: Transform | None, fit: str | None, invert: bool | None
+    store: MappedStore | MadeStore, name: str, delivered: Transform | None, fit: str | None, invert: bool | None
 ) -> PictureForm | None:
+    if not isinstance(store, MappedStore):
+        return None  # no reader made pictures of files into its rows
     spec = store.fields[name]
     if delivered is not None and delivered.stored == "hwc":
         spec = FieldSpec(spec.dtype, (spec.shape[2], *spec.shape[:2]))

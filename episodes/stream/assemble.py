@@ -46,13 +46,14 @@ def assemble(
         chosen[name] = transform, spec, spec if transform is None else transform.output(spec)
     sizes = [num * delivered.row_bytes for _, _, delivered in chosen.values()]
     arena.reserve([*sizes, *(ways * values[0].nbytes for values in store.class_fields.values())])
-    fields = {}
+    fields, plain = {}, {}
     for name, (transform, spec, delivered) in chosen.items():
         out = fields[name] = arena.array((num, *delivered.shape), delivered.dtype)
         if transform is None:
-            _plain(store, name, spec, flat, out)
+            plain[name] = out
         else:
             _transformed(store, transform, spec, key, flat, out)
+    _plain(store, flat, plain)
     class_fields = {
         name: np.take(values, flat.class_ids, 0, arena.array((ways, *values.shape[1:]), values.dtype))
         for name, values in store.class_fields.items()
@@ -73,17 +74,24 @@ def _is_image(spec: FieldSpec) -> bool:
     return spec.dtype == "uint8" and len(spec.shape) == 3
 
 
-def _plain(store: SampleStore, name: str, spec: FieldSpec, flat: FlatPlans, out: NDArray[Any]) -> None:
+def _plain(store: SampleStore, flat: FlatPlans, out: Mapping[str, NDArray[Any]]) -> None:
     """Values as they are stored; other turned pictures than uint8 images (masks, float images) are turned in place."""
-    places = store.places(name)
-    if places is None:
-        store.read(flat.rows, {name: out})
-    else:
+    read = {}
+    for name, values in out.items():
+        places = store.places(name)
+        if places is None:
+            read[name] = values
+            continue
+        size = store.fields[name].row_bytes
         _check(store, flat, gather(
-            places.addresses, places.rows_per_shard, store.num_rows, spec.row_bytes, flat.rows, np.uint64(out.ctypes.data)
+            places.addresses, places.rows_per_shard, store.num_rows, size, flat.rows, np.uint64(values.ctypes.data)
         ))  # fmt: skip
-    if len(flat.turns) and len(spec.shape) > 1:
-        quarter_turn(out, flat.turns)
+    if read:
+        store.read(flat.rows, read)  # together: rows that are computed are computed once
+    if len(flat.turns):
+        for values in out.values():
+            if values.ndim > 2:
+                quarter_turn(values, flat.turns)
 
 
 def _transformed(
