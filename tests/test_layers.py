@@ -17,7 +17,7 @@ ONLY = {  # module -> the files, or folders, that may import it
         "episodes/stats.py",
         "episodes/bench/report.py",
     ),
-    "simplejpeg": ("episodes/store/_encoded.py",),
+    "simplejpeg": ("episodes/store/_encoded.py", "episodes/readers/_jpeg.py"),
     "concurrent": (
         "episodes/ingest/",
         "episodes/stream/threads.py",

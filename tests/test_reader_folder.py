@@ -19,8 +19,9 @@ from PIL import Image
 
 from episodes.errors import ConfigError, ReaderError, SpecError, StoreError
 from episodes.ingest import ingest
-from episodes.readers import folder
+from episodes.readers import _jpeg, folder
 from episodes.readers._images import decode, image_size
+from episodes.readers._jpeg import turbo
 from episodes.readers._splits import drawn_splits
 from episodes.testing import check_reader
 
@@ -212,6 +213,42 @@ def test_truncated_jpegs_are_named(cut):
     data = encoded(Image.fromarray(noise), "jpeg")
     with pytest.raises(ReaderError, match=r"cannot decode image cat.jpg: .*--skip-broken"):
         decode(data[:cut], "cat.jpg", mode="rgb", size=None, fit="crop")
+
+
+JPEGS = st.tuples(
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from(["RGB", "L"]),
+    st.fixed_dictionaries(
+        {"quality": st.integers(5, 100), "subsampling": st.integers(0, 2), "progressive": st.booleans()},
+        optional={"restart_marker_blocks": st.integers(1, 3)},
+    ),
+)
+
+
+@given(JPEGS)
+def test_a_jpeg_is_decoded_as_pillow_decodes_it_whoever_does(drawn):
+    pytest.importorskip("simplejpeg")
+    (height, width), mode, options = drawn
+    noise = np.random.Generator(np.random.PCG64(height)).integers(0, 255, (height, width, 3)).astype(np.uint8)
+    data = encoded(Image.fromarray(noise).convert(mode), "jpeg", **options)
+    fast = turbo(data, None)
+    assert fast is not None
+    with Image.open(io.BytesIO(data)) as plain:
+        assert plain.mode == fast.mode == mode
+        assert np.array_equal(np.asarray(plain), np.asarray(fast))
+
+
+def test_what_is_not_for_the_fast_decoder_is_left_to_pillow(monkeypatch):
+    image = Image.fromarray(QUARTERS)
+    data = encoded(image, "jpeg")
+    assert turbo(data[:-40], None) is None
+    assert turbo(data, 16 * 16 - 1) is None
+    assert turbo(encoded(image.convert("CMYK"), "jpeg"), None) is None
+    assert turbo(encoded(image, "jpeg", keep_rgb=True), None) is None
+    monkeypatch.setattr(_jpeg, "_codec", lambda: None)  # as where it is not installed
+    assert turbo(data, None) is None
+    with Image.open(io.BytesIO(data)) as plain:
+        assert np.array_equal(rgb(data), np.asarray(plain))
 
 
 def test_a_corrupt_png_is_named():

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from episodes.errors import ReaderError
-from episodes.readers._jpeg import is_jpeg, without_metadata
+from episodes.readers._jpeg import is_jpeg, turbo, without_metadata
 
 Mode = Literal["rgb", "grey"]
 Fit = Literal["crop", "squash", "pad"]
@@ -62,10 +62,15 @@ def decode(data: bytes, name: str, *, mode: Mode, size: int | None, fit: Fit) ->
     """
     try:
         # Warnings are not filtered here: filters belong to the process, and threads that set them leave them changed.
-        with _opened(data) as (image, orientation):
-            _check_pixels(image)
-            image.load()
+        body, orientation = without_metadata(data) if is_jpeg(data) else (data, None)
+        image = None if orientation is None else turbo(body, Image.MAX_IMAGE_PIXELS)
+        if image is not None:
             flat = _flat(image, mode)
+        else:
+            with _opened(body, orientation) as (image, orientation):
+                _check_pixels(image)
+                image.load()
+                flat = _flat(image, mode)
     except _BROKEN as error:
         raise ReaderError(
             f"cannot decode image {name}: {_reason(error)} (replace the file, or leave such samples out with --skip-broken)"
@@ -85,7 +90,8 @@ def image_size(data: bytes, name: str) -> tuple[int, int]:
         ReaderError: not an image.
     """
     try:
-        with _opened(data) as (image, orientation):
+        body, orientation = without_metadata(data) if is_jpeg(data) else (data, None)
+        with _opened(body, orientation) as (image, orientation):
             width, height = image.size
     except _BROKEN as error:
         raise ReaderError(f"cannot decode image {name}: {_reason(error)} (replace the file)") from error
@@ -104,9 +110,8 @@ def resize(image: Image.Image, size: int, fit: Fit) -> Image.Image:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[tuple[Image.Image, int]]:
-    """(the image, its header read; its EXIF orientation)."""
-    body, orientation = without_metadata(data) if is_jpeg(data) else (data, None)
+def _opened(body: bytes, orientation: int | None) -> Iterator[tuple[Image.Image, int]]:
+    """(the image, its header read; its EXIF orientation, as given or as Pillow finds it)."""
     with Image.open(io.BytesIO(body), formats=FORMATS) as image:
         yield image, image.getexif().get(0x0112, 1) if orientation is None else orientation
 
