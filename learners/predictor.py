@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from episodes.adapters._torch_transform import normalise
-from episodes.count import Count
 from episodes.episode import Part
 from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
@@ -52,7 +51,10 @@ class ImagePredictor:
             if not count:
                 raise SpecError(f"class '{name}' has no pictures; give it one or more")
         ways, each = len(self.names), -(-len(self.unlabeled) // len(self.names))
-        self.trained.learner.require(EpisodeSpec(ways=ways, shots=_range(self.counts), queries=1, unlabeled=each))
+        try:
+            self.trained.learner.require(EpisodeSpec(ways=ways, shots=_shots(self.counts), queries=1, unlabeled=each))
+        except SpecError as error:
+            raise SpecError(f"the run cannot learn these {ways} classes: {error}; options are those of `train`") from error
 
     @torch.no_grad()
     def predict(self, pictures: Sequence[Picture]) -> tuple[list[str], NDArray[np.float64]]:
@@ -143,6 +145,6 @@ def picture_form(trained: Trained) -> PictureForm:
     return trained.form
 
 
-def _range(counts: Sequence[int]) -> Count:
-    low, high = min(counts), max(counts)
-    return Count.of(low if low == high else f"{low}..{high}", "shots")
+def _shots(counts: Sequence[int]) -> int | list[int]:
+    """One number for all classes, or that of each."""
+    return counts[0] if len(set(counts)) == 1 else list(counts)

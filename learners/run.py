@@ -130,10 +130,11 @@ def _delivery(table: Mapping[str, Any]) -> dict[str, Transform]:
 
 
 def _field(learner: MetaLearner, options: Mapping[str, Any]) -> str:
-    """Name of the field that holds the input: as the embedding has found it, or as the options say."""
+    """Name of the field that holds the input: as the learner has found it, or as the options say."""
     from learners.embedding import Embedding
+    from learners.fast import FastLearner
 
-    found = [one.field for one in cast(nn.Module, learner).modules() if isinstance(one, Embedding)]
+    found = [one.field for one in cast(nn.Module, learner).modules() if isinstance(one, Embedding | FastLearner)]
     return found[0] if found else str(options.get("image", "image"))
 
 

@@ -1,8 +1,10 @@
-"""The order in which sequence models read a support: another in each episode, and nothing of the labels is in it."""
+"""Sequences: the order in which models read a support, another in each episode and with nothing of the labels in it."""
 
 from __future__ import annotations
 
 from torch import Tensor
+
+from episodes.spec import EpisodeSpec
 
 
 def support_order(rows_BS: Tensor) -> Tensor:
@@ -23,3 +25,10 @@ def _shifted(words: Tensor, bits: int) -> Tensor:
     """To the right, with zeros coming in."""
     shifted: Tensor = (words >> bits) & (2 ** (64 - bits) - 1)
     return shifted
+
+
+def longest_support(spec: EpisodeSpec) -> int:
+    """Most rows of a support of this spec; 0 where its sampler decides them (``variable``)."""
+    if spec.shots.dealt:  # a number for each class of the episode
+        return max(sum(spec.shots.of_ways(ways)) for ways in range(spec.ways.low, spec.ways.high + 1))
+    return spec.ways.high * spec.shots.high

@@ -262,5 +262,9 @@ def test_what_it_cannot_do_is_refused_by_name():
     with pytest.raises(SpecError, match="mann has 3 labels; ways=4 are more"):
         learner().require(replace(SPEC, ways=4))
     learner(labels="strings").require(replace(SPEC, ways=4))
+    learner().require(episodes.EpisodeSpec(ways="variable", shots="variable", queries="variable"))
+    episode = to_torch(episodes.sample(WORLD, "test", replace(SPEC, ways=4))[0])
+    with pytest.raises(SpecError, match="mann has 3 labels; the 4 classes of an episode are more .give --max-ways"):
+        adapted(learner(), episode)
     with pytest.raises(ConfigError, match="heads, usage_decay: expected at most slots=2"):
         mann.Options(slots=2)

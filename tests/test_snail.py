@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import episodes
 from episodes.adapters.pytorch import to_torch
@@ -16,6 +18,7 @@ from learners.methods import snail
 from learners.origin import inputs_of
 from learners.protocol import Inputs, adapted, single, task_of
 from learners.report import evaluate
+from learners.sequences import longest_support
 from learners.testing import separable_world
 
 WORLD = separable_world()
@@ -133,3 +136,50 @@ def test_what_it_cannot_read_is_refused_by_name():
         learner().require(replace(SPEC, ways=4))
     with pytest.raises(SpecError, match=r"reads supports of 1 to 6 rows; ways=3, shots=3 are up to 9 \(give --max-support"):
         learner().require(replace(SPEC, shots=3))
+
+
+@pytest.mark.parametrize(
+    ("ways", "shots", "rows"),
+    [
+        (3, 2, 6),
+        ("2..4", "1..3", 12),
+        (3, "1..3 per class", 9),
+        (3, [1, 4, 2], 7),
+        (3, "[1, 4, 2] permuted", 7),
+        (5, "linear(5, 5)", 15),
+        (4, "step(5, 5, 0.5)", 12),
+        ("2..4", "long-tail(8, 4)", 18),
+        ({2: 0.5, 6: 0.5}, 2, 12),
+        (3, "variable", 0),
+    ],
+)
+def test_the_longest_support_is_that_of_the_largest_episode(ways, shots, rows):
+    spec = episodes.EpisodeSpec(ways=ways, shots=shots, queries=1)
+    assert longest_support(spec) == rows
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ways=st.integers(2, 5),
+    shots=st.sampled_from(
+        ["1..3", "1..4 per class", "linear(6, 3)", "step(5, 5, 0.5)", "long-tail(6, 3)", "{1: 0.5, 4: 0.5}"]
+    ),
+    index=st.integers(0, 10**6),
+)
+def test_no_support_is_longer_than_the_longest(ways, shots, index):
+    spec = episodes.EpisodeSpec(ways=f"2..{ways}", shots=shots, queries=1)
+    assert len(episodes.sample(WORLD, "test", spec)[index].support.rows) <= longest_support(spec)
+
+
+def test_what_a_spec_does_not_say_is_refused_by_the_episode():
+    unknown = episodes.EpisodeSpec(ways="variable", shots="variable", queries="variable")
+    learner().require(unknown)
+    for spec, words in (
+        (replace(SPEC, ways=4, shots=1), "has 4 classes and 4 support rows; the network takes up to 3 and 6"),
+        (replace(SPEC, shots=3), r"has 3 classes and 9 support rows; .* \(give --max-ways and --max-support as many\)"),
+    ):
+        episode = to_torch(episodes.sample(WORLD, "test", spec)[0])
+        with pytest.raises(SpecError, match=words):
+            adapted(learner(), episode)
+        with pytest.raises(SpecError, match=words):
+            learner().meta_loss(episode)

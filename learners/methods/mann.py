@@ -96,13 +96,21 @@ class Mann(nn.Module):
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless there are enough labels for every class."""
-        o, most = self.options, LETTERS**CHARACTERS if self.options.labels == "strings" else self.options.max_ways
-        if spec.ways.high > most:
-            mend = "give --max-ways as many, or --labels strings" if o.labels == "onehot" else "give fewer ways"
-            raise SpecError(f"mann has {most} labels; ways={spec.ways} are more ({mend})")
+        self._check(spec.ways.high, f"ways={spec.ways}")
+
+    def _check(self, ways: int, told: str) -> None:
+        onehot = self.options.labels == "onehot"
+        most = self.options.max_ways if onehot else LETTERS**CHARACTERS
+        if ways > most:
+            mend = "give --max-ways as many, or --labels strings" if onehot else "give fewer ways"
+            raise SpecError(f"mann has {most} labels; {told} are more ({mend})")
 
     def adapt(self, task: Task) -> Predictor:
-        """Read the support; the predictor asks each query from there and gives logits [B, Q, W]."""
+        """Read the support; the predictor asks each query from there and gives logits [B, Q, W].
+
+        Raises:
+            SpecError: more classes than labels, where the spec did not say how many there are.
+        """
         features, statistics = self.embedding.support(task.support.fields)
         codes = self.codes(task.support.rows, task.ways)
         order = support_order(task.support.rows)
@@ -163,6 +171,7 @@ class Mann(nn.Module):
 
     def codes(self, rows: Tensor, ways: int) -> Tensor:
         """How each label of an episode is shown, [B, W, width]: one-hot, or the letters of its string, each one-hot."""
+        self._check(ways, f"the {ways} classes of an episode")
         if self.options.labels == "onehot":
             return torch.eye(self.width, device=rows.device)[:ways].expand(len(rows), -1, -1)
         salt = mixed(mixed(rows).sum(1, keepdim=True))  # [B, 1]

@@ -26,7 +26,7 @@ from learners import functional
 from learners.causal import AttentionBlock, TemporalBlock
 from learners.embedding import Embedding, EmbeddingOptions
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
-from learners.sequences import support_order
+from learners.sequences import longest_support, support_order
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +76,23 @@ class Snail(nn.Module):
         return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
-        """Raise `SpecError` unless the network is large enough for every episode."""
-        o, rows = self.options, spec.ways.high * spec.shots.high
+        """Raise `SpecError` unless the network is large enough for every episode, as far as the spec says how large."""
+        o, rows = self.options, longest_support(spec)
         if spec.ways.high > o.max_ways:
             raise SpecError(f"the head has {o.max_ways} outputs; ways={spec.ways} needs --max-ways as many")
-        if not 1 <= rows <= o.max_support:
+        if "variable" not in (spec.ways.kind, spec.shots.kind) and not 1 <= rows <= o.max_support:
             raise SpecError(
                 f"the network reads supports of 1 to {o.max_support} rows; ways={spec.ways}, shots={spec.shots} are up to "
                 f"{rows} (give --max-support as many)"
             )
 
     def adapt(self, task: Task) -> Predictor:
-        """Keep the support's tokens; the predictor reads each query after them and gives logits [B, Q, W]."""
+        """Keep the support's tokens; the predictor reads each query after them and gives logits [B, Q, W].
+
+        Raises:
+            SpecError: an episode is larger than the network, whose spec did not say so.
+        """
+        self._check(task.support.labels.shape[1], task.ways)
         features, statistics = self.embedding.support(task.support.fields)
         tokens = self.tokens(features, task.support.labels, task.support.rows)
 
@@ -98,10 +103,19 @@ class Snail(nn.Module):
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Mean cross-entropy of the queries."""
+        self._check(episode.support.labels.shape[1], episode.class_ids.shape[1])
         features, queries, _ = self.embedding.parts(episode)
         tokens = self.tokens(features, episode.support.labels, episode.support.rows)
         logits = self.read(tokens, queries)[..., : episode.class_ids.shape[1]]
         return classified(logits, episode.query.labels)
+
+    def _check(self, rows: int, ways: int) -> None:
+        o = self.options
+        if ways > o.max_ways or rows > o.max_support:
+            raise SpecError(
+                f"an episode has {ways} classes and {rows} support rows; the network takes up to {o.max_ways} and "
+                f"{o.max_support} (give --max-ways and --max-support as many)"
+            )
 
     def tokens(self, features: Tensor, labels: Tensor, rows: Tensor) -> Tensor:
         """Features and labels of the support in their order, [B, S, D + max_ways]."""
