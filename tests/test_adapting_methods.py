@@ -147,6 +147,33 @@ def test_a_support_is_refused_by_its_rows_and_not_by_its_largest_class(trained, 
     assert "--max-support" in line
 
 
+@pytest.mark.parametrize(
+    ("name", "titles", "lines", "num"),
+    [
+        ("mann-onehot", ["Accuracy by instance"], ["rows"], 5),
+        ("meta_lstm", ["Forget gate", "Input gate"], ["blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"], 2),
+        ("maml", [], [], 0),
+    ],
+)
+def test_a_report_on_disk_has_the_charts_of_its_method(name, titles, lines, num, trained, tmp_path):
+    run("evaluate", trained(name), "--shots", 1, "--queries", 4, "--episodes", 3, "-o", tmp_path / "r")
+    (result,) = json.loads((tmp_path / "r.json").read_text())["results"]
+    page = (tmp_path / "r.html").read_text()
+    assert [chart["title"] for chart in result["charts"]] == titles
+    for chart in result["charts"]:
+        assert list(chart["lines"]) == lines
+        assert all(line["x"] == list(range(1, num + 1)) for line in chart["lines"].values())
+        assert all(low <= y <= high for line in chart["lines"].values() for low, y, high in _band(line))
+        assert f"<h3>{chart['title']}</h3>" in page
+        assert all(f"<td>{y:.4g}</td>" in page for line in chart["lines"].values() for y in line["y"])
+        assert f"<!-- {chart['x']} -->" in page
+    assert page.count("<svg") == 3 + len(titles), "the learning curve, accuracies and calibration"
+
+
+def _band(line):
+    return zip(line["low"], line["y"], line["high"], strict=True)
+
+
 @pytest.mark.parametrize("method", [maml, snail])
 def test_the_one_field_of_a_store_is_the_input_whatever_its_name(method):
     learner = method.make(method.Options(), Inputs(fields={"features": FieldSpec("float32", (8,))}))
