@@ -73,7 +73,7 @@ def test_an_evaluation_is_the_same_with_every_row_computed_each_time(monkeypatch
     again = evaluate(one, series(), method="protonet")
     assert np.array_equal(once.per_episode, again.per_episode)
     assert once.calibration.nll == pytest.approx(again.calibration.nll, rel=1e-5)
-    assert once.timing.adapt_seconds > 0 and once.timing.predict_seconds > 0
+    assert min(once.timing.adapt_seconds, once.timing.predict_seconds) > 0
 
 
 def test_a_long_evaluation_embeds_each_row_once_but_for_what_is_timed(monkeypatch):
