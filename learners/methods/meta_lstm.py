@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import grad
 
@@ -38,6 +37,8 @@ from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, tas
 P = 10.0  # of `preprocessed`
 UNITS = 20
 SHOWN, COORDINATES = 50, 2000  # episodes whose gates are charted, and weights of a layer that its band is made of
+Gates = list[tuple[Tensor, Tensor]]
+"""Forget and input gate at each update, [M] both."""
 GATES = (("Forget gate", "part of a weight that is kept"), ("Input gate", "rate of the gradient"))
 
 
@@ -117,7 +118,7 @@ class MetaLSTM(FastLearner):
         """Mean cross-entropy of the queries under the last weights."""
         return classified(self.adapt(task_of(episode))(episode.query.fields), episode.query.labels)
 
-    def updated(self, rows: Tensor, labels: Tensor, ways: int) -> tuple[Weights, list[tuple[Tensor, Tensor]]]:
+    def updated(self, rows: Tensor, labels: Tensor, ways: int) -> tuple[Weights, Gates]:
         """Weights after the updates on one support [n, ...], and what the two gates [M] were at each."""
         start = self.net.weights()
 
@@ -140,7 +141,7 @@ class MetaLSTM(FastLearner):
         if not self.options.inner_steps:
             return []
         places = coordinates(self.net.weights())
-        seen = [_summed(gates, places) for gates in itertools.islice(self._gates(episodes), SHOWN)]
+        seen = [_of_layers(gates, places) for gates in itertools.islice(self._gates(episodes), SHOWN)]
         caption = (
             f"Mean over the weights of a layer and the first {len(seen)} episodes, with the 10th and the 90th percentile; "
             f"of layers of more than {COORDINATES:,} weights the percentiles are those of evenly spaced ones."
@@ -156,23 +157,22 @@ class MetaLSTM(FastLearner):
             charts.append(Chart(title=title, x="update", y=y, lines=lines, caption=caption))
         return charts
 
-    def _gates(self, episodes: Iterable[Episode[Tensor]]) -> Iterator[Float]:
-        """Forget and input gate of each weight at each update of each episode, [steps, 2, M]."""
+    def _gates(self, episodes: Iterable[Episode[Tensor]]) -> Iterator[Gates]:
+        """Of each episode, both gates of every weight at each update."""
         for episode in episodes:
             ways = episode.class_ids.shape[1]
             for rows, labels in zip(self.rows(episode.support.fields), episode.support.labels, strict=True):
-                _, gates = self.updated(rows, labels, ways)
-                yield torch.stack([torch.stack(pair) for pair in gates]).double().cpu().numpy()
+                yield self.updated(rows, labels, ways)[1]
 
 
-def coordinates(weights: Weights) -> dict[str, NDArray[np.int64]]:
+def coordinates(weights: Weights) -> dict[str, Tensor]:
     """Layer -> the places of its parameters in the flat vector; a layer is ``blocks.0``, ``blocks.1``, ..., ``head``."""
     places: dict[str, list[int]] = {}
     begin = 0
     for name, values in weights.items():
         places.setdefault(_layer(name), []).extend(range(begin, begin + values.numel()))
         begin += values.numel()
-    return {layer: np.array(its, np.int64) for layer, its in places.items()}
+    return {layer: torch.tensor(its, device=values.device) for layer, its in places.items()}
 
 
 def _layer(name: str) -> str:
@@ -182,10 +182,14 @@ def _layer(name: str) -> str:
     return ".".join(path[: numbers[0] + 1] if numbers else path[:1])
 
 
-def _summed(gates: Float, places: Mapping[str, NDArray[np.int64]]) -> dict[str, tuple[Float, Float]]:
-    """Of gates [steps, 2, M], for each layer: their mean, [steps, 2], and some of them, [steps, 2, n]."""
-    each = {layer: gates[..., at] for layer, at in places.items()}
-    return {layer: (its.mean(-1), its[..., :: -(-its.shape[-1] // COORDINATES)]) for layer, its in each.items()}
+def _of_layers(gates: Gates, places: Mapping[str, Tensor]) -> dict[str, tuple[Float, Float]]:
+    """For each layer the mean of its gates, [steps, 2], and the gates of some of its weights, [steps, 2, n]."""
+    found = {}
+    for layer, at in places.items():
+        its = torch.stack([torch.stack([gate[at] for gate in pair]) for pair in gates])
+        some = its[..., :: -(-len(at) // COORDINATES)]
+        found[layer] = its.mean(-1, dtype=torch.float64).cpu().numpy(), some.double().cpu().numpy()
+    return found
 
 
 def cut(flat: Tensor, like: Weights) -> Weights:
