@@ -187,6 +187,22 @@ def test_accuracy_by_instance_is_that_of_a_walk_along_the_sequence(spec, labels)
     json.dumps(report.to_table(), allow_nan=False)
 
 
+def test_training_logs_the_same_instances_of_every_episode():
+    model = learner().eval()
+    for index in range(5):
+        episode = to_torch(episodes.sample(WORLD, "test", UNEVEN)[index])
+        outputs, codes, labels = model._sequence(episode)
+        guesses, seen, right = model.scores(outputs, codes)[0].argmax(-1).tolist(), {}, []
+        for label, guess in zip(labels[0].tolist(), guesses, strict=True):
+            if label >= 0:
+                seen.setdefault(label, []).append(guess == label)
+                right.append(guess == label)
+        wanted = {
+            f"instance{k}": statistics.mean(own[min(k, len(own)) - 1] for own in seen.values()) for k in (1, 2, 5, 10)
+        }
+        assert model.meta_loss(episode).values == pytest.approx({"accuracy": statistics.mean(right), **wanted})
+
+
 def test_no_more_than_ten_instances_are_charted():
     spec = episodes.EpisodeSpec(ways=2, shots=8, queries=5)
     (chart,) = evaluate(learner(), episodes.sample(WORLD, "test", spec, length=2), method="mann").charts
@@ -224,7 +240,7 @@ def test_strings_score_by_the_sum_of_their_letters():
 def test_the_state_makes_a_round_trip_and_the_loss_has_its_values(labels):
     model, episode = learner(labels=labels), block()
     result = model.meta_loss(episode)
-    assert set(result.values) == {"accuracy", "instance1", "instance2", "instance5"}
+    assert set(result.values) == {"accuracy", "instance1", "instance2", "instance5", "instance10"}
     assert result.loss.isfinite()
     twin = learner(labels=labels)
     twin.load_state_dict(model.state_dict())

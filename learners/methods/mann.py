@@ -6,10 +6,10 @@ step, guesses at rows of new classes included. The memory has 128 slots of 40 va
 LSTM of 200 units as controller (`learners.memory`).
 
 Training makes one sequence of all rows of an episode, support and query (5 classes of 10 rows: --shots 1 --queries 9), and
-logs accuracy by instance: ``instance2`` is that of rows whose class has been shown once. Evaluation shows the support, then
-asks each query from the same state: one shot is the second instance, nine are the tenth. The report shows the accuracy by
-instance, too, of sequences of all rows. The order is a hash of the rows, another in each episode, and labels are dealt anew
-in each.
+logs accuracy by instance: ``instance2`` is that of rows whose class has been shown once, ``instance10`` that of the tenth
+row of a class, or of its last if it has fewer. Evaluation shows the support, then asks each query from the same state: one
+shot is the second instance, nine are the tenth. The report shows the accuracy by instance, too, of sequences of all rows.
+The order is a hash of the rows, another in each episode, and labels are dealt anew in each.
 
 --labels strings are five characters of a to e for a class, drawn anew for each episode, for many classes: the loss is
 summed over characters, and a class scores the sum of its characters' log-probabilities.
@@ -134,7 +134,10 @@ class Mann(nn.Module):
         with torch.no_grad():
             right = (self.scores(outputs, codes).argmax(-1) == labels).float()
             which = instances(labels, codes.shape[1])
-            values = {f"instance{k}": float(right[which == k].mean()) for k in INSTANCES if bool((which == k).any())}
+            # The last row of a class stands for those that it lacks: every episode logs the same names.
+            rows = which.unsqueeze(1).masked_fill(labels.unsqueeze(1) != labels.unsqueeze(2), 0).amax(-1)  # of its class
+            chosen = {k: (which == rows.clamp(max=k)) & (which > 0) for k in INSTANCES}
+            values = {f"instance{k}": float(right[rows].mean()) for k, rows in chosen.items()}
         return MetaLoss(loss=loss, values={"accuracy": float(right[which > 0].mean()), **values})
 
     def charts(self, episodes: Iterable[Episode[Tensor]]) -> list[Chart]:
