@@ -135,6 +135,32 @@ class Embedding(nn.Module):
         return torch.cat(features) if len(features) > 1 else features[0]
 
 
+class EmbeddingLearner(nn.Module):
+    """What methods that embed rows one by one share: the embedding, and what is to be said of its batch norm.
+
+    Args:
+        options: backbone and policy.
+        inputs: what the learner is made for.
+
+    Raises:
+        ConfigError: the store has no such field, or the backbone does not take its rows.
+    """
+
+    def __init__(self, options: EmbeddingOptions, inputs: Inputs) -> None:
+        super().__init__()
+        self.embedding = Embedding(options, inputs)
+
+    @property
+    def transductive(self) -> bool:
+        """By its batch norm only."""
+        return self.embedding.transductive
+
+    @property
+    def batch_norm(self) -> str:
+        """As the options say, or ``none`` of a backbone without batch norm."""
+        return self.embedding.batch_norm
+
+
 @contextmanager
 def each_row_once(learner: nn.Module) -> Iterator[None]:
     """Within, images whose features depend on nothing beside them are embedded once; the parameters must not change.

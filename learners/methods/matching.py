@@ -30,7 +30,7 @@ from episodes.episode import Episode
 from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional
-from learners.embedding import Embedding, EmbeddingOptions
+from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
 
 COSINE_SCALE, EUCLIDEAN_SCALE = 30.0, 1.0  # 250 steps of 20-way Omniglot: 83.8 % with 30, 81.2 % with 10
@@ -131,23 +131,12 @@ def require_shots(spec: EpisodeSpec) -> None:
         raise SpecError(f"matching networks are scored by their queries; queries={spec.queries} must be 1 or more")
 
 
-class MatchingNet(nn.Module):
+class MatchingNet(EmbeddingLearner):
     """See the module's docstring."""
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        self.embedding = Embedding(options, inputs)
+        super().__init__(options, inputs)
         self.attention = Attention(options)
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.embedding.transductive
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say."""
-        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """As `require_shots`."""

@@ -27,7 +27,7 @@ from episodes.episode import Episode, Fields
 from episodes.errors import ConfigError
 from episodes.spec import EpisodeSpec
 from learners import functional
-from learners.embedding import Embedding
+from learners.embedding import EmbeddingLearner
 from learners.methods import matching
 from learners.protocol import Inputs, MetaLoss, Predictor, Task
 from learners.sequences import support_order
@@ -87,25 +87,14 @@ def _read(states_BQD: Tensor, support_BSD: Tensor) -> Tensor:
         return torch.bmm(shares_BQS, support_BSD)
 
 
-class MatchingFce(nn.Module):
+class MatchingFce(EmbeddingLearner):
     """See the module's docstring."""
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        self.embedding = Embedding(options, inputs)
+        super().__init__(options, inputs)
         self.support_context = SupportContext(self.embedding.features)
         self.query_context = QueryContext(self.embedding.features, options.attention_steps)
         self.attention = matching.Attention(options)
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.embedding.transductive
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say."""
-        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """As `matching.require_shots`."""

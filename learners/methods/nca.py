@@ -19,14 +19,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from episodes.episode import Episode, Fields
 from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional
-from learners.embedding import Embedding, EmbeddingOptions
+from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.pretraining import require_support
 from learners.protocol import Inputs, MetaLoss, Predictor, Task
 
@@ -52,28 +52,17 @@ class Options(EmbeddingOptions):
             raise ConfigError(f"temperature: expected a number above 0, got {self.temperature}")
 
 
-class NCA(nn.Module):
+class NCA(EmbeddingLearner):
     """See the module's docstring."""
 
     mean: Tensor
     batches: Tensor
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        self.embedding = Embedding(options, inputs)
+        super().__init__(options, inputs)
         self.options = options
         self.register_buffer("mean", torch.zeros(self.embedding.features))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.embedding.transductive
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say."""
-        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every class has a shot, and there is a query to score."""

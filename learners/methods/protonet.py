@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional
-from learners.embedding import Embedding, EmbeddingOptions
+from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
 
 
@@ -37,23 +37,12 @@ class Options(EmbeddingOptions):
             raise ConfigError(f"scale: expected a number above 0, got {self.scale}")
 
 
-class ProtoNet(nn.Module):
+class ProtoNet(EmbeddingLearner):
     """See the module's docstring."""
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        self.embedding = Embedding(options, inputs)
+        super().__init__(options, inputs)
         self.options = options
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.embedding.transductive
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say."""
-        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every class has a shot to make its prototype of, and there is a query to score."""

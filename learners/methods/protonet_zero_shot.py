@@ -21,7 +21,7 @@ from episodes.episode import Episode, Fields
 from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional
-from learners.embedding import Embedding, EmbeddingOptions
+from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
 
 
@@ -40,31 +40,20 @@ class Options(EmbeddingOptions):
             raise ConfigError("batch_norm: there is no support to take statistics of; take running or transductive")
 
 
-class ZeroShotProtoNet(nn.Module):
+class ZeroShotProtoNet(EmbeddingLearner):
     """See the module's docstring."""
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
+        super().__init__(options, inputs)
         if options.attributes not in inputs.class_fields:
             has = ", ".join(sorted(inputs.class_fields)) or "none"
             raise ConfigError(f"attributes: the store has no class field '{options.attributes}'; it has {has}")
         if any(turns for _, turns in inputs.classes or ()):
             raise ConfigError("attributes: all turns of a class have the same; train without rotations as classes")
-        self.embedding = Embedding(options, inputs)
         self.options = options
         known = math.prod(inputs.class_fields[options.attributes].shape)
         hidden = [nn.Linear(known, options.hidden), nn.ReLU()] if options.hidden else []
         self.map = nn.Sequential(*hidden, nn.Linear(options.hidden or known, self.embedding.features))
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.embedding.transductive
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say."""
-        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` if episodes have shots, which would be left out; without them they must have queries."""

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional, refine
-from learners.embedding import Embedding, EmbeddingOptions
+from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.norm import Statistics
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
 
@@ -37,26 +37,15 @@ class Options(EmbeddingOptions):
             raise ConfigError(f"refine_steps: expected 0 or more, got {self.refine_steps}")
 
 
-class SoftKMeans(nn.Module):
+class SoftKMeans(EmbeddingLearner):
     """See the module's docstring. Its relatives begin with, weigh or score by other clusters.
 
     B episodes, S support rows, U unlabeled rows, Q queries, W ways, K clusters, D features.
     """
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        self.embedding = Embedding(options, inputs)
+        super().__init__(options, inputs)
         self.options = options
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only: unlabeled rows are part of the task."""
-        return self.embedding.transductive
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say."""
-        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every class has a shot to make its prototype of, and there is a query to score."""
