@@ -47,17 +47,19 @@ class Run:
         return store_place(self.trained["store"]) if "store" in self.trained else None
 
 
-def read_run(path: Path, batch_norm: str | None = None) -> Run:
+def read_run(path: Path, batch_norm: str | None = None, learner: Sequence[str] = ()) -> Run:
     """The run in a directory.
 
     Args:
         path: its directory.
         batch_norm: policy in place of the recipe's.
+        learner: ``NAME=VALUE`` each, options of the method in place of the recipe's.
 
     Raises:
-        ConfigError: there is no run, or its method has no batch norm to choose.
+        ConfigError: there is no run; its method has no batch norm to choose, or no such option.
     """
-    from cli.recipe import DATA, read
+    from cli.recipe import DATA, options_of, read
+    from episodes.config import from_table
 
     if not (path / "recipe.toml").exists():
         raise ConfigError(f"run: {path} is not a run directory (it has no recipe.toml)")
@@ -67,6 +69,9 @@ def read_run(path: Path, batch_norm: str | None = None) -> Run:
         if "batch_norm" not in {f.name for f in fields(options)}:
             raise ConfigError(f"batch_norm: method '{recipe.method}' has no such option; leave --batch-norm out")
         recipe = replace(recipe, learner={**recipe.learner, "batch_norm": batch_norm})
+    if learner:
+        recipe = replace(recipe, learner={**recipe.learner, **options_of(learner)})
+        from_table(plugins.find(plugins.METHODS, recipe.method).Options, recipe.learner, "learner")
     return Run(path=path, recipe=recipe, trained=json.loads((path / DATA).read_text(encoding="utf-8")))
 
 

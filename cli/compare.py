@@ -170,15 +170,20 @@ def _compared(columns: Columns) -> list[Comparison]:
 
 def text(found: Comparison) -> str:
     """A comparison as lines."""
+    from learners import units
+
     first, wide = next(iter(found.results.values())), max(map(len, found.results))
     lines = [f"{found.setting}: {first['episodes']} episodes (seed {first['seed']})"]
     for name, one in found.results.items():
-        half = "" if one["interval95"] is None else f" ± {100 * one['interval95']:.2f}"
+        metric = one["metric"]
         notes = ["transductive"] if one["transductive"] else []
         notes += [f"{one['seen_classes']} CLASSES SEEN IN TRAINING"] if one["seen_classes"] else []
         notes += [] if one["audit"]["passed"] else ["LEAKAGE AUDIT FAILED"]
         note = f"  ({'; '.join(notes)})" if notes else ""
-        lines.append(f"  {name:<{wide}}  {one['method']}  {100 * one['mean']:.2f} %{half}{note}")
+        lines.append(f"  {name:<{wide}}  {one['method']}  {units.text(metric, one['mean'], one['interval95'])}{note}")
+        lines += [
+            f"  {'':<{wide}}    {n} {units.text(n, v['mean'], v['interval95'])}" for n, v in one.get("further", {}).items()
+        ]
     return "\n".join([*lines, *(f"  {one}" for one in found.differences)])
 
 

@@ -1,4 +1,4 @@
-"""``episodes evaluate RUN``: the accuracy of a trained meta-learner on classes it never saw."""
+"""``episodes evaluate RUN``: the score of a trained meta-learner on classes it never saw."""
 
 from __future__ import annotations
 
@@ -34,7 +34,13 @@ if TYPE_CHECKING:
     help="Statistics to normalise with, in place of the run's policy.",
 )
 @click.option("--method", help="RUN is a store, of features as a rule: score a method that has nothing to train on it.")
-@click.option("-L", "--learner", multiple=True, metavar="NAME=VALUE", help="Option of --method.")
+@click.option(
+    "-L",
+    "--learner",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Option of the run's method in place of its own, or of --method.",
+)
 @click.option("--device", default="auto", show_default=True, help="cpu, cuda, mps or auto.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Report to write, without suffix.  [default: RUN/report]"
@@ -53,7 +59,7 @@ def command(
     as_json: bool,
     **values: Any,
 ) -> None:
-    """Score RUN: mean accuracy with its 95 % interval, and a leakage audit.
+    """Score RUN: mean accuracy, or what its method predicts by, with its 95 % interval, and a leakage audit.
 
     Without episode options the settings in the run's recipe are used, and the reports written are RUN/report.json and
     RUN/report.html. Any episode option describes one setting instead: the recipe's first with that option changed.
@@ -72,15 +78,15 @@ def command(
     """
     from learners import ranks
 
-    if method is not None or learner:
-        check_untrained(runs, method, {"store": store, "shards": shards, "batch_norm": batch_norm})
-        kind, where = str(method), {"overwrite": overwrite, "quiet": as_json}
-        tables = evaluate_untrained(kind, runs[0], output, values, learner, **where)
+    if method is not None:
+        check_untrained(runs, {"store": store, "shards": shards, "batch_norm": batch_norm})
+        tables = evaluate_untrained(method, runs[0], output, values, learner, overwrite=overwrite, quiet=as_json)
         if as_json and ranks.rank() == 0:
             click.echo(json.dumps({"results": tables}))
         ranks.close()
         return
-    settings: dict[str, Any] = {"shards": shards, "batch_norm": batch_norm, "overwrite": overwrite, "quiet": as_json}
+    settings: dict[str, Any] = {"shards": shards, "batch_norm": batch_norm, "learner": learner}
+    settings |= {"overwrite": overwrite, "quiet": as_json}
     if len(runs) == 1:
         found = {"results": evaluate(runs[0], store, output or runs[0] / "report", values, **settings)}
     else:
@@ -98,13 +104,14 @@ def evaluate(
     *,
     shards: Place | None = None,
     batch_norm: str | None = None,
+    learner: tuple[str, ...] = (),
     overwrite: bool,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """Evaluate the settings of a run, or the one that `values` describe; write and print the reports."""
     from learners import ranks
 
-    paths, one = report_paths(output, overwrite=overwrite), read_run(run, batch_norm)
+    paths, one = report_paths(output, overwrite=overwrite), read_run(run, batch_norm, learner)
     values = dict(values)
     device = values.pop("device", "auto")
     if shards is not None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from episodes.errors import ConfigError
+from learners import units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One number of a recipe, in percent."""
+    """One number of a recipe, in percent; of an error of regression (``mse``) as it is."""
 
     setting: str
     """``5-way 1-shot``; of another split or policy than the recipe's first ``[[evaluate]]`` its name, too."""
@@ -27,22 +28,31 @@ class Result:
 
     def __post_init__(self) -> None:
         for name in ("published", "measured", "interval95"):
-            if (value := getattr(self, name)) is not None and not 0 <= value <= 100:
+            value = getattr(self, name)
+            if value is not None and self._percent and not 0 <= value <= 100:
                 raise ConfigError(f"{name}: expected percent in 0..100, got {value}")
         if self.measured is not None and self.episodes is None:
             raise ConfigError("episodes: a measured number needs the number of episodes behind it")
         if self.measured is None and (self.interval95 is not None or self.episodes is not None):
             raise ConfigError("measured: interval95 and episodes are of a measured number, which is missing")
 
+    @property
+    def _percent(self) -> bool:
+        return not self.metric.startswith("mse")
+
+    @property
+    def number(self) -> str:
+        """The measured one with its interval, as tables of results have it: ``98.54 % ± 0.17``, ``0.0312 ± 0.0021``."""
+        assert self.measured is not None
+        if not self._percent:
+            return units.text(self.metric, self.measured, self.interval95)
+        return f"{self.measured:.2f} %" + ("" if self.interval95 is None else f" ± {self.interval95:.2f}")
+
     def __str__(self) -> str:
-        measured = "not measured" if self.measured is None else f"{self.measured:.2f} %{self._behind()}"
+        measured = "not measured" if self.measured is None else f"{self.number} over {self.episodes:,} episodes"
         published = "" if self.published is None else f", published {f'{self.published:.2f}'.removesuffix('0')}"
         metric = "" if self.metric == "accuracy" else f", {self.metric}"
         return f"{self.setting}{metric}: {measured}{published}{f' ({self.note})' if self.note else ''}"
-
-    def _behind(self) -> str:
-        interval = "" if self.interval95 is None else f" ± {self.interval95:.2f}"
-        return f"{interval} over {self.episodes:,} episodes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,14 +18,12 @@ if TYPE_CHECKING:
     from episodes.remote.place import Place
 
 
-def check_untrained(stores: Sequence[Path], method: str | None, others: Mapping[str, Any]) -> None:
+def check_untrained(stores: Sequence[Path], others: Mapping[str, Any]) -> None:
     """Refuse what does not go with a method that was not trained.
 
     Raises:
-        ConfigError: options of runs; no method, or not one store.
+        ConfigError: options of runs, or not one store.
     """
-    if method is None:
-        raise ConfigError("learner: options of a method without --method; a run has those in its recipe")
     for name, value in others.items():
         if value is not None:
             raise ConfigError(f"{name}: there is no run with --method; leave --{name.replace('_', '-')} out")

@@ -1,4 +1,4 @@
-"""Breakdown: an accuracy by class, by shots, and against whatever the episodes differ in."""
+"""Breakdown: a score by class, by shots, and against whatever the episodes differ in."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ VALUES, QUANTILES = 12, 6  # up to so many values of a measurement stand by them
 class Share:
     """Queries of one kind together: a class, or a number of shots."""
 
-    accuracy: float
+    score: float
+    """Mean of the report's metric."""
     queries: int
 
 
@@ -47,13 +48,13 @@ def normalised(accuracy: Float, ways: Float) -> Float | None:
 
 
 def by_shots(records: Records) -> dict[int, Share]:
-    """Shots of a query's class -> accuracy of such queries."""
+    """Shots of a query's class -> mean score of such queries."""
     values, place = np.unique(records.shots, return_inverse=True)
-    return dict(zip(values.tolist(), _shares(place, records.right), strict=True))
+    return dict(zip(values.tolist(), _shares(place, records.score), strict=True))
 
 
 def by_class(records: Records, series: Episodes) -> dict[str, Share]:
-    """Name -> accuracy of the class's queries, in order of the names; of a mixture names begin with the source's."""
+    """Name -> mean score of the class's queries, in order of the names; of a mixture names begin with the source's."""
     owner = [series.source(index) for index in records.index.tolist()] if isinstance(series, MixedEpisodes) else None
     sources = sorted(set(owner)) if owner is not None else [""]
     key = records.class_id.astype(np.int64) * TURNS + records.turn
@@ -62,7 +63,7 @@ def by_class(records: Records, series: Episodes) -> dict[str, Share]:
     _, first, place = np.unique(key, return_index=True, return_inverse=True)
     episode = records.episode
     found = {}
-    for query, share in zip(first.tolist(), _shares(place, records.right), strict=True):
+    for query, share in zip(first.tolist(), _shares(place, records.score), strict=True):
         index = int(records.index[episode[query]])
         name = _name(series, index, records, query)
         found[f"{owner[episode[query]]}: {name}" if owner is not None else name] = share
@@ -77,25 +78,24 @@ def _name(series: Episodes, index: int, records: Records, query: int) -> str:
     return one.class_names(index)[int(records.label[query])]
 
 
-def _shares(place: NDArray[Any], right: NDArray[np.bool_]) -> list[Share]:
+def _shares(place: NDArray[Any], scores: NDArray[Any]) -> list[Share]:
     """The queries at each place 0..n-1, of which each has some, together."""
     queries = np.bincount(place)
-    hits = np.bincount(place, right)
-    each = zip((hits / queries).tolist(), queries.tolist(), strict=True)
-    return [Share(accuracy=accuracy, queries=num) for accuracy, num in each]
+    means = np.bincount(place, scores) / queries
+    return [Share(score=mean, queries=num) for mean, num in zip(means.tolist(), queries.tolist(), strict=True)]
 
 
-def against(accuracy: Float, described: Mapping[str, Float]) -> dict[str, list[Slice]]:
-    """For each measurement that differs between episodes: the mean accuracy by its value, or by sixths of the episodes.
+def against(scores: Float, described: Mapping[str, Float]) -> dict[str, list[Slice]]:
+    """For each measurement that differs between episodes: the mean score by its value, or by sixths of the episodes.
 
     Args:
-        accuracy: [E].
+        scores: [E].
         described: name -> [E].
     """
-    return {name: slices(accuracy, values) for name, values in described.items() if len(np.unique(values)) > 1}
+    return {name: slices(scores, values) for name, values in described.items() if len(np.unique(values)) > 1}
 
 
-def slices(accuracy: Float, values: Float) -> list[Slice]:
+def slices(scores: Float, values: Float) -> list[Slice]:
     """Episodes by value; where there are more than 12, by quantile, equal values always together."""
     distinct = np.unique(values)
     if len(distinct) > VALUES:
@@ -106,7 +106,7 @@ def slices(accuracy: Float, values: Float) -> list[Slice]:
     found = []
     for one in np.unique(place):
         chosen = place == one
-        mean, interval = mean_and_interval(accuracy[chosen])
+        mean, interval = mean_and_interval(scores[chosen])
         low, high = float(values[chosen].min()), float(values[chosen].max())
         found.append(Slice(low=low, high=high, episodes=int(chosen.sum()), mean=mean, interval95=interval))
     return found

@@ -88,6 +88,20 @@ class Chart:
         if not self.lines:
             raise ConfigError(f"chart '{self.title}' has no line; leave it out")
 
+    @classmethod
+    def together(cls, tables: Mapping[str, Mapping[str, Any]]) -> Chart:
+        """Charts of one line each, as `to_table` gives them, in one: name of a chart -> its line.
+
+        Axes and caption are those of the first.
+        """
+        first = next(iter(tables.values()))
+        lines = {}
+        for name, table in tables.items():
+            (line,) = table["lines"].values()
+            arrays = {k: np.array(line[k], np.float64) for k in ("x", "y", "low", "high") if k in line}
+            lines[name] = Line(**arrays, points=line["points"])  # None, which JSON has for NaN, becomes NaN
+        return cls(**{k: first[k] for k in ("title", "x", "y", "caption")}, lines=lines)
+
     def to_table(self) -> dict[str, Any]:
         """Plain values."""
         about = {name: getattr(self, name) for name in ("title", "x", "y", "caption")}

@@ -9,7 +9,7 @@ all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from episodes.errors import ConfigError
+from learners import units
 from learners.intervals import mean_and_interval, mean_over_runs
 from learners.origin import Episodes, origins
 from learners.report import drawn, finite
@@ -24,6 +25,7 @@ from learners.report import drawn, finite
 Table = Mapping[str, Any]
 _DECIDES: Final = ("store_fingerprint", "split", "rotations", "sampler", "spec", "seed", "episodes", "drawn")
 _SHOWN: Final = ("method", "mean", "interval95", "normalised", "batch_norm", "transductive", "seen_classes")
+_OTHER: Final = ("metric", "lower_is_better", "further", "charts")  # of a metric that is no accuracy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,7 @@ class Difference:
 
     first: str
     second: str
+    metric: str
     mean: float
     interval95: float
     """Half width: 1.96 standard errors of the paired differences (ddof 1)."""
@@ -41,9 +44,19 @@ class Difference:
         """Whether 0 lies outside the interval."""
         return abs(self.mean) > self.interval95
 
+    @property
+    def text(self) -> str:
+        """``+1.20 ± 0.31``, of accuracies in percentage points."""
+        return units.difference(self.metric, self.mean, self.interval95)
+
+    def to_table(self) -> dict[str, Any]:
+        """Plain values."""
+        about = {name: getattr(self, name) for name in ("first", "second", "mean", "interval95", "significant")}
+        return about if self.metric == units.ACCURACY else {"metric": self.metric, **about}
+
     def __str__(self) -> str:
         found = "significant" if self.significant else "not significant"
-        return f"{self.first} - {self.second}: {100 * self.mean:+.2f} ± {100 * self.interval95:.2f}, {found}"
+        return f"{self.first} - {self.second}: {self.text}, {found}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +77,7 @@ class Comparison:
                 "setting": self.setting,
                 **{name: first[name] for name in _DECIDES},
                 "results": {name: _shown(one) for name, one in self.results.items()},
-                "differences": [asdict(one) | {"significant": one.significant} for one in self.differences],
+                "differences": [one.to_table() for one in self.differences],
             }
         )
         return table
@@ -91,10 +104,11 @@ class OverRuns:
 
     def __str__(self) -> str:
         first = next(iter(self.results.values()))
+        metric = first["metric"]
+        half = units.text(metric, self.mean, self.over_episodes95).partition(" ± ")[2]
         return (
-            f"{first['method']} {self.setting}: {first['metric']} {100 * self.mean:.2f} % ± {100 * self.over_runs95:.2f} "
-            f"over {len(self.results)} runs (95 %, Student's t), ± {100 * self.over_episodes95:.2f} over "
-            f"{first['episodes']} episodes"
+            f"{first['method']} {self.setting}: {metric} {units.text(metric, self.mean, self.over_runs95)} "
+            f"over {len(self.results)} runs (95 %, Student's t), ± {half} over {first['episodes']} episodes"
         )
 
 
@@ -105,11 +119,12 @@ def compare(results: Mapping[str, Table]) -> Comparison:
         ConfigError: two were scored on different episodes; what differs is named.
     """
     _check_same(results)
-    values = {name: _accuracies(one) for name, one in results.items()}
+    values = {name: _scores(one) for name, one in results.items()}
+    metric = next(iter(results.values()))["metric"]
     differences = []
     for first, second in combinations(results, 2):
         mean, interval = mean_and_interval(values[first] - values[second])
-        differences.append(Difference(first=first, second=second, mean=mean, interval95=interval))
+        differences.append(Difference(first=first, second=second, metric=metric, mean=mean, interval95=interval))
     return Comparison(setting=setting_of(next(iter(results.values()))), results=dict(results), differences=differences)
 
 
@@ -120,7 +135,7 @@ def over_runs(results: Mapping[str, Table]) -> OverRuns:
         ConfigError: two were scored on different episodes; what differs is named.
     """
     _check_same(results)
-    values = np.stack([_accuracies(one) for one in results.values()])
+    values = np.stack([_scores(one) for one in results.values()])
     mean, runs = mean_over_runs(values.mean(1).tolist())
     _, over = mean_and_interval(values.mean(0))
     setting = setting_of(next(iter(results.values())))
@@ -174,6 +189,11 @@ def setting_of(result: Table) -> str:
 def _check_same(results: Mapping[str, Table]) -> None:
     (name, one), *others = results.items()
     for other_name, other in others:
+        metrics = [
+            found for found in (one.get("metric"), other.get("metric")) if found
+        ]  # fresh ones have none
+        if len(set(metrics)) > 1:
+            raise ConfigError(f"{other_name} is scored by {metrics[1]}, {name} by {metrics[0]}; compare runs of one kind")
         if differing := _differing(one, other):
             what = differing[0]
             mend = "score both with the same episode options"
@@ -192,14 +212,16 @@ def _differing(one: Table, other: Table) -> list[str]:
     return [name for name in _DECIDES if one.get(name) != other.get(name) or name not in one]
 
 
-def _accuracies(result: Table) -> NDArray[np.float64]:
+def _scores(result: Table) -> NDArray[np.float64]:
     return np.array(result["per_episode"], np.float64)
 
 
 def _shown(result: Table) -> dict[str, Any]:
-    calibrated = result["calibration"]
+    calibrated = result["calibration"] or {"ece": None, "nll": None}
+    other = () if result["metric"] == units.ACCURACY else _OTHER
     return {
         **{name: result[name] for name in _SHOWN},
+        **{name: result[name] for name in other if name in result},
         "ece": calibrated["ece"],
         "nll": calibrated["nll"],
         "audit_passed": result["audit"]["passed"],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from learners import plots
+from learners import plots, units
+from learners.charts import Chart
 from learners.comparison import Comparison, OverRuns
 from learners.page import filled
 
@@ -17,18 +18,35 @@ def render(title: str, parts: Sequence[Comparison | OverRuns]) -> str:
 
 def _section(part: Comparison | OverRuns) -> dict[str, Any]:
     rows = [(name, one["mean"], _half(one["interval95"])) for name, one in part.results.items()]
-    section = {"setting": part.setting, "results": part.results, "first": next(iter(part.results.values()))}
+    first = next(iter(part.results.values()))
+    factor, label = units.axis(first["metric"])
+    section = {"setting": part.setting, "results": part.results, "first": first, "charts": shared(part.results)}
     if isinstance(part, OverRuns):
         rows.append(("all runs", part.mean, part.over_runs95))
-        means = plots.forest(rows, "accuracy, %")
+        means = plots.forest(rows, label, factor)
         return section | {"overall": part, "means": means, "differences": (), "gaps": ""}
     gaps = [(f"{one.first} - {one.second}", one.mean, one.interval95) for one in part.differences]
     return section | {
         "overall": None,
-        "means": plots.forest(rows, "accuracy, %"),
+        "means": plots.forest(rows, label, factor),
         "differences": part.differences,
-        "gaps": plots.forest(gaps, "difference, percentage points", zero=True) if gaps else "",
+        "gaps": plots.forest(gaps, _difference(first["metric"]), factor, zero=True) if gaps else "",
     }
+
+
+def shared(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[Chart, str]]:
+    """Charts of one title that several results bring with one line each, as one chart with its picture."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for name, result in results.items():
+        for chart in result.get("charts", ()):
+            if len(chart["lines"]) == 1:
+                found.setdefault(chart["title"], {})[name] = chart
+    together = [(Chart.together(charts), len(charts)) for charts in found.values()]
+    return [(chart, plots.chart(chart)) for chart, num in together if num > 1]
+
+
+def _difference(metric: str) -> str:
+    return "difference, percentage points" if metric == units.ACCURACY else f"difference in {metric}"
 
 
 def _half(interval: float | None) -> float:

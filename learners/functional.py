@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,11 @@ def to_float(images: Tensor) -> Tensor:
 def full(values: Tensor) -> Tensor:
     """float32 of anything less precise."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+def vectors(values: Tensor) -> Tensor:
+    """Rows of any shape as vectors of real numbers, [B, n, ...] -> [B, n, D]."""
+    return to_float(values).reshape(*values.shape[:2], math.prod(values.shape[2:]))
 
 
 def cat_fields(parts: Sequence[Fields[Tensor]]) -> dict[str, Tensor]:

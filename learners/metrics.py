@@ -61,6 +61,11 @@ def read(run: Path, kind: str) -> list[dict[str, Any]]:
     return [line for line in map(json.loads, _lines(run / NAME)) if line["kind"] == kind]
 
 
+def metric_of(line: Mapping[str, Any]) -> str:
+    """The metric that a line of a validation is of."""
+    return next(name for name in line if name not in ("kind", "step", "interval95"))
+
+
 def summary(run: Path) -> dict[str, float] | None:
     """Steps of a run, seconds they took without validation, and the share of these spent waiting for data.
 

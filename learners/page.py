@@ -20,7 +20,7 @@ from episodes.picture import draw
 from episodes.shards.images import is_picture
 from episodes.shards.read import EpisodeShards
 from episodes.stream.series import SampledEpisodes
-from learners import metrics, plots
+from learners import metrics, plots, units
 from learners.breakdown import Share
 from learners.report import Report
 
@@ -39,8 +39,8 @@ def render(run: Path, recipe: str, results: Sequence[Report], series: Sequence[S
     sections = [
         {
             "report": report,
-            "histogram": plots.histogram(report.per_episode, report.mean),
-            "reliability": plots.reliability(report.calibration),
+            "histogram": plots.histogram(report.per_episode, report.mean, report.metric),
+            "reliability": plots.reliability(report.calibration) if report.calibration is not None else "",
             "breakdowns": breakdowns(report),
             "charts": [(chart, plots.chart(chart)) for chart in report.charts],
             "classes": extremes(report),
@@ -58,6 +58,7 @@ def filled(name: str, **values: Any) -> str:
     loader = jinja2.FunctionLoader(lambda one: folder.joinpath(one).read_text("utf-8"))
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters["percent"] = lambda value: "-" if value is None else f"{100 * value:.2f}"
+    environment.filters["written"] = lambda value, metric, half=None: units.text(metric, value, half)
     template = environment.get_template(name)
     about = {
         "episodes": episodes.__version__,
@@ -70,13 +71,13 @@ def filled(name: str, **values: Any) -> str:
 
 def breakdowns(report: Report) -> list[str]:
     """A picture for each thing that the episodes of a report differ in."""
-    pictures = [plots.breakdown(name, slices) for name, slices in report.against.items()]
-    return pictures + ([plots.by_shots(report.per_shots)] if len(report.per_shots) > 1 else [])
+    pictures = [plots.breakdown(name, slices, report.metric) for name, slices in report.against.items()]
+    return pictures + ([plots.by_shots(report.per_shots, report.metric)] if len(report.per_shots) > 1 else [])
 
 
 def extremes(report: Report) -> tuple[list[tuple[str, Share]], list[tuple[str, Share]]]:
-    """The ten classes of least accuracy, and the ten of most, without those of the first list."""
-    order = sorted(report.per_class.items(), key=lambda one: (one[1].accuracy, one[0]))
+    """The ten classes of the lowest score, and the ten of the highest, without those of the first list."""
+    order = sorted(report.per_class.items(), key=lambda one: (one[1].score, one[0]))
     return order[:EACH], order[EACH:][-EACH:][::-1]
 
 

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from learners import units
 from learners.breakdown import Share, Slice
 from learners.calibration import BINS, Calibration
 from learners.charts import TABLE, Chart
+from learners.metrics import metric_of
 
 BLUE, RED, GREY = "#4477aa", "#cc6644", "#999999"
 _LINES: Final = (BLUE, RED, "#228833", "#aa3377", "#66aacc", "#ccaa33", GREY)
@@ -21,7 +23,7 @@ _WIDE: Final = 7.0
 
 
 def curve(train: Sequence[Mapping[str, Any]], val: Sequence[Mapping[str, Any]]) -> str | None:
-    """Training loss and validation accuracy by outer step, from the lines of a run's log; None: it has none."""
+    """Training loss and validation metric by outer step, from the lines of a run's log; None: it has none."""
     if not train and not val:
         return None
     figure, axes = _axes(_WIDE)
@@ -35,17 +37,20 @@ def curve(train: Sequence[Mapping[str, Any]], val: Sequence[Mapping[str, Any]]) 
     axes.set_ylabel("training loss", color=BLUE)
     if val:
         right = axes.twinx()
-        right.plot([v["step"] for v in val], [100 * v["accuracy"] for v in val], "o-", color=RED, markersize=3)
-        right.set_ylabel("validation accuracy, %", color=RED)
+        metric = metric_of(val[0])
+        factor, label = units.axis(metric)
+        right.plot([v["step"] for v in val], [factor * v[metric] for v in val], "o-", color=RED, markersize=3)
+        right.set_ylabel(f"validation {label}", color=RED)
     return _svg(figure)
 
 
-def histogram(accuracies: NDArray[np.float64], mean: float) -> str:
-    """Of the episodes' accuracies."""
+def histogram(scores: NDArray[np.float64], mean: float, metric: str = units.ACCURACY) -> str:
+    """Of the episodes' scores."""
     figure, axes = _axes(4.5)
-    axes.hist(100 * accuracies, bins=min(30, max(5, len(accuracies) // 10)), color=BLUE)
-    axes.axvline(100 * mean, color=RED)
-    axes.set_xlabel("accuracy of an episode, %")
+    factor, label = units.axis(metric)
+    axes.hist(factor * scores, bins=min(30, max(5, len(scores) // 10)), color=BLUE)
+    axes.axvline(factor * mean, color=RED)
+    axes.set_xlabel(label.replace(metric, f"{metric} of an episode"))
     axes.set_ylabel("episodes")
     return _svg(figure)
 
@@ -62,21 +67,23 @@ def reliability(found: Calibration) -> str:
     return _svg(figure)
 
 
-def breakdown(name: str, slices: Sequence[Slice]) -> str:
-    """Mean accuracy with its interval by a measurement of the episodes."""
+def breakdown(name: str, slices: Sequence[Slice], metric: str = units.ACCURACY) -> str:
+    """Mean metric with its interval by a measurement of the episodes."""
     figure, axes = _axes(4.5)
+    factor, label = units.axis(metric)
     middle = [(one.low + one.high) / 2 for one in slices]
-    half = [100 * one.interval95 if np.isfinite(one.interval95) else 0.0 for one in slices]
-    axes.errorbar(middle, [100 * one.mean for one in slices], half, fmt="o-", color=BLUE, markersize=4, capsize=2)
-    axes.set(xlabel=name, ylabel="accuracy, %")
+    half = [factor * one.interval95 if np.isfinite(one.interval95) else 0.0 for one in slices]
+    axes.errorbar(middle, [factor * one.mean for one in slices], half, fmt="o-", color=BLUE, markersize=4, capsize=2)
+    axes.set(xlabel=name, ylabel=label)
     return _svg(figure)
 
 
-def by_shots(shares: Mapping[int, Share]) -> str:
-    """Accuracy of queries by the shots of their class."""
+def by_shots(shares: Mapping[int, Share], metric: str = units.ACCURACY) -> str:
+    """Mean metric of queries by the shots of their class."""
     figure, axes = _axes(4.5)
-    axes.plot(list(shares), [100 * share.accuracy for share in shares.values()], "o-", color=BLUE, markersize=4)
-    axes.set(xlabel="shots of the query's class", ylabel="accuracy, %")
+    factor, label = units.axis(metric)
+    axes.plot(list(shares), [factor * share.score for share in shares.values()], "o-", color=BLUE, markersize=4)
+    axes.set(xlabel="shots of the query's class", ylabel=label)
     return _svg(figure)
 
 
@@ -97,16 +104,16 @@ def chart(found: Chart) -> str:
     return _svg(figure)
 
 
-def forest(rows: Sequence[tuple[str, float, float]], label: str, *, zero: bool = False) -> str:
-    """A mean with its interval a line, in per cent; with a line at `zero` for differences."""
+def forest(rows: Sequence[tuple[str, float, float]], label: str, factor: float = 100.0, *, zero: bool = False) -> str:
+    """A mean with its interval a line, in per cent or by another factor; with a line at `zero` for differences."""
     figure = Figure(figsize=(_WIDE, 0.8 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     if zero:
         axes.axvline(0, color=GREY, linewidth=1)
     for place, (_, mean, half) in enumerate(rows):
-        finite = 100 * half if np.isfinite(half) else 0.0
-        axes.errorbar(100 * mean, -place, xerr=finite, fmt="o", color=BLUE, markersize=4, capsize=2)
+        finite = factor * half if np.isfinite(half) else 0.0
+        axes.errorbar(factor * mean, -place, xerr=finite, fmt="o", color=BLUE, markersize=4, capsize=2)
     axes.set_yticks([-place for place in range(len(rows))], [name for name, _, _ in rows])
     axes.set(xlabel=label, ylim=(0.5 - len(rows), 0.5))
     return _svg(figure)

@@ -71,6 +71,9 @@ class MetaLearner(Protocol):
     (`learners.charts`). It is called at the end of an evaluation, in evaluation mode and without gradients, with the
     episodes in their order, ``[B, n, ...]``, queries and labels included. They are made as they are taken: it takes as many
     as it needs, and changes nothing of the learner.
+
+    Optional: ``scoring: Scoring`` (`learners.scoring`), of a method whose predictions are no logits: what they are scored
+    by, in place of the accuracy.
     """
 
     @property

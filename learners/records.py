@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from episodes.adapters.each import each_with_axis
 from episodes.adapters.pytorch import to_torch
@@ -22,10 +23,14 @@ from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
 from learners import functional, ranks
 from learners.descriptors import Describe, shots_of
+from learners.embedding import each_row_once
 from learners.origin import Episodes
 from learners.protocol import MetaLearner, adapted
+from learners.scoring import scoring_of
+from learners.units import ACCURACY
 
 _PASS_BYTES, _TOGETHER = 1 << 20, 256  # of the inputs of one pass, and episodes in it at most
+_TIMED = 8  # episodes of each rank whose time is taken; from then on each row is embedded once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,13 +46,13 @@ class Records:
     """[E] queries of each."""
     described: Mapping[str, NDArray[np.float64]]
     """name -> [E], see `learners.descriptors`."""
-    right: NDArray[np.bool_]
-    """[N] whether the largest logit is that of the query's class; one beyond the classes (a cluster of distractors) never
-    is."""
-    confidence: NDArray[np.float32]
-    """[N] probability of the largest logit, by a softmax over all logits as they are given."""
-    nll: NDArray[np.float32]
-    """[N] negative logarithm of the probability of the query's class, in nats."""
+    scores: Mapping[str, NDArray[Any]]
+    """Metric -> [N], the one that decides first. Of a classifier the accuracy: whether the largest logit is that of the
+    query's class; one beyond the classes (a cluster of distractors) never is. Else by `learners.scoring`, float64."""
+    confidence: NDArray[np.float32] | None
+    """[N] probability of the largest logit, by a softmax over all logits as they are given. None: predictions are none."""
+    nll: NDArray[np.float32] | None
+    """[N] negative logarithm of the probability of the query's class, in nats; None likewise."""
     shots: NDArray[np.int32]
     """[N] support rows of the query's class."""
     label: NDArray[np.int32]
@@ -56,8 +61,10 @@ class Records:
     """[N] store-wide number of the query's class."""
     turn: NDArray[np.int8]
     """[N] quarter turns of the query's class."""
+    timed: int
+    """Episodes that were timed: the first, before rows are met again whose features are known."""
     adapt_seconds: float
-    """Of all episodes together, over ranks."""
+    """Of these together, over ranks."""
     predict_seconds: float
 
     @property
@@ -66,12 +73,21 @@ class Records:
         return np.repeat(np.arange(len(self.index)), self.counts)
 
     @property
-    def accuracy(self) -> NDArray[np.float64]:
-        """[E] fraction of right answers."""
-        return np.bincount(self.episode, weights=self.right, minlength=len(self.index)) / self.counts
+    def metric(self) -> str:
+        """The one that decides."""
+        return next(iter(self.scores))
+
+    @property
+    def score(self) -> NDArray[Any]:
+        """[N] by that metric."""
+        return self.scores[self.metric]
+
+    def per_episode(self, metric: str) -> NDArray[np.float64]:
+        """[E] mean over the queries; of the accuracy the fraction of right answers."""
+        return np.bincount(self.episode, weights=self.scores[metric], minlength=len(self.index)) / self.counts
 
 
-_OF_EPISODES, _OF_QUERIES = ("index", "counts"), ("right", "confidence", "nll", "shots", "label", "class_id", "turn")
+_OF_EPISODES, _OF_QUERIES = ("index", "counts"), ("shots", "label", "class_id", "turn")
 assert {*_OF_EPISODES, *_OF_QUERIES} < {f.name for f in fields(Records)}
 
 
@@ -97,9 +113,12 @@ def collect(
     assert series.length is not None, "evaluation needs a series of a stated length"
     own: list[Records] = []
     done = 0
-    with torch.no_grad():
+    with torch.no_grad(), ExitStack() as later:
         for indices, episode, tensors in _passes(series, device):
-            own.append(_scored(learner, indices, episode, tensors, describe))
+            one = _scored(learner, indices, episode, tensors, describe)
+            own.append(one if done < _TIMED else replace(one, timed=0, adapt_seconds=0.0, predict_seconds=0.0))
+            if done < _TIMED <= done + len(indices):
+                later.enter_context(each_row_once(cast(nn.Module, learner)))
             done += len(indices)
             progress(min(done * ranks.world(), series.length), series.length)
     parts = ranks.gathered(merged(own) if own else None)
@@ -119,12 +138,18 @@ def merged(parts: Sequence[Records]) -> Records:
         queries = np.argsort(np.repeat(index, counts), kind="stable")
     names = [name for name in parts[0].described if all(name in part.described for part in parts)]
     columns = {name: np.concatenate([getattr(part, name) for part in parts])[queries] for name in _OF_QUERIES}
+    for name in ("confidence", "nll"):  # of a classifier
+        columns |= (
+            {} if getattr(parts[0], name) is None else {name: np.concatenate([getattr(p, name) for p in parts])[queries]}
+        )
     return replace(
         parts[0],
         index=index[order],
         counts=counts[order],
         described={name: np.concatenate([part.described[name] for part in parts])[order] for name in names},
+        scores={name: np.concatenate([part.scores[name] for part in parts])[queries] for name in parts[0].scores},
         **columns,
+        timed=sum(part.timed for part in parts),
         adapt_seconds=sum(part.adapt_seconds for part in parts),
         predict_seconds=sum(part.predict_seconds for part in parts),
     )
@@ -158,9 +183,9 @@ def _scored(
     begin = _clock(tensors)
     predict = adapted(learner, tensors)
     middle = _clock(tensors)
-    logits = predict(tensors.query.fields)
+    predictions = predict(tensors.query.fields)
     end = _clock(tensors)
-    right, confidence, nll = (values.cpu().numpy() for values in _judged(logits, tensors.query.labels))
+    scores, confidence, nll = _judged(learner, predictions, tensors)
     labels, known = episode.query.labels, episode.query.labels >= 0
     counts = known.sum(1)
     if not counts.all():
@@ -175,19 +200,33 @@ def _scored(
         index=np.array(indices, np.int64),
         counts=counts.astype(np.int64),
         described=describe(indices, episode),
-        right=right[known],
-        confidence=confidence[known],
-        nll=nll[known],
+        scores={name: values[known] for name, values in scores.items()},
+        confidence=None if confidence is None else confidence[known],
+        nll=None if nll is None else nll[known],
         shots=of_queries(shots_of(episode)).astype(np.int32),
         label=labels[known].astype(np.int32),
         class_id=of_queries(episode.class_ids).astype(np.int32),
         turn=of_queries(episode.variants).astype(np.int8),
+        timed=len(indices),
         adapt_seconds=middle - begin,
         predict_seconds=end - middle,
     )
 
 
-def _judged(logits_BQL: Tensor, labels_BQ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _judged(
+    learner: MetaLearner, predictions: Tensor, episode: Episode[Tensor]
+) -> tuple[Mapping[str, NDArray[Any]], NDArray[Any] | None, NDArray[Any] | None]:
+    """Scores of each query, [B, Q]; of a classifier confidence and negative log-likelihood, too."""
+    scoring = scoring_of(learner)
+    if scoring is None:
+        right, confidence, nll = (values.cpu().numpy() for values in _classified(predictions, episode.query.labels))
+        return {ACCURACY: right}, confidence, nll
+    found = scoring.scores(predictions, episode.query)
+    ordered = [scoring.metric, *(name for name in found if name != scoring.metric)]
+    return {name: found[name].double().cpu().numpy() for name in ordered}, None, None
+
+
+def _classified(logits_BQL: Tensor, labels_BQ: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Right or not, confidence, and negative log-likelihood of each query; L may be more than the ways."""
     # By hand: torch's log_softmax takes three times as long where L is small.
     logits_BQL = functional.full(logits_BQL)

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from episodes.adapters.pytorch import to_torch
 from episodes.spec import EpisodeSpec
 from episodes.stream.mixture import MixedEpisodes
 from episodes.stream.series import SampledEpisodes
-from learners import breakdown, charts, ranks
+from learners import breakdown, charts, ranks, units
 from learners.audit import EPISODES, Audit, audit, merged
 from learners.breakdown import Share, Slice
 from learners.calibration import Calibration, calibration
@@ -28,6 +28,8 @@ from learners.intervals import mean_and_interval
 from learners.origin import Episodes, origins
 from learners.protocol import MetaLearner
 from learners.records import Records, collect
+from learners.scoring import scoring_of
+from learners.units import ACCURACY
 
 __all__ = ["Report", "Timing", "drawn", "evaluate", "finite", "mean_and_interval"]
 
@@ -37,7 +39,7 @@ class Timing:
     """What scoring took, without the audit."""
 
     adapt_seconds: float
-    """Of one episode, in the mean; where several are computed together, its share."""
+    """Of one episode, the mean over the first ones with every row embedded; of several computed together its share."""
     predict_seconds: float
     """The same, of all queries of an episode."""
     episodes_per_second: float
@@ -46,23 +48,28 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A result with its provenance. Accuracies are fractions."""
+    """A result with its provenance. Accuracies are fractions, other metrics as they are."""
 
     method: str
     metric: str
+    """``accuracy`` of a classifier, else as the method's `learners.scoring` has it."""
+    lower_is_better: bool = False
     mean: float
     interval95: float
     """Half width: 1.96 standard errors over episodes (sample standard deviation, ddof 1)."""
     per_episode: NDArray[np.float64]
+    further: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Mean and half width of the method's other metrics, on the same episodes."""
     normalised: tuple[float, float] | None
     """Mean and half width of the accuracy above chance (`breakdown.normalised`), which ways of any number share."""
-    calibration: Calibration
+    calibration: Calibration | None
+    """None: predictions are no logits."""
     per_class: Mapping[str, Share]
     per_shots: Mapping[int, Share]
     descriptors: Described
     """name -> [episodes], see `learners.descriptors`."""
     against: Mapping[str, list[Slice]]
-    """Accuracy by each descriptor that differs between episodes."""
+    """The metric by each descriptor that differs between episodes."""
     charts: tuple[Chart, ...] = ()
     """What the method brings, see `learners.charts`."""
     spec: EpisodeSpec
@@ -100,9 +107,10 @@ class Report:
         leak = "leakage audit passed" if self.audit.passed else "LEAKAGE AUDIT FAILED"
         kind = " (transductive)" if self.transductive else ""
         seen = f"; {self.seen_classes} CLASSES SEEN IN TRAINING" if self.seen_classes else ""
+        further = "".join(f"\n  {name} {units.text(name, *value)}" for name, value in self.further.items())
         return (
-            f"{self.method}{kind} {self.setting}: {self.metric} {100 * self.mean:.2f} % ± {100 * self.interval95:.2f} "
-            f"over {self.episodes} episodes (seed {self.seed}; {leak}{seen})"
+            f"{self.method}{kind} {self.setting}: {self.metric} {units.text(self.metric, self.mean, self.interval95)} "
+            f"over {self.episodes} episodes (seed {self.seed}; {leak}{seen}){further}"
         )
 
     def to_table(self) -> dict[str, Any]:
@@ -112,16 +120,23 @@ class Report:
         table["per_episode"] = [round(float(value), 6) for value in self.per_episode]
         table["episodes"] = self.episodes
         table["audit"]["passed"] = self.audit.passed
-        table["calibration"] = self.calibration.to_table()
-        table["per_class"] = {name: asdict(share) for name, share in self.per_class.items()}
-        table["per_shots"] = {str(shots): asdict(share) for shots, share in self.per_shots.items()}
+        table["calibration"] = None if self.calibration is None else self.calibration.to_table()
+        table["per_class"] = {name: self._plain(share) for name, share in self.per_class.items()}
+        table["per_shots"] = {str(shots): self._plain(share) for shots, share in self.per_shots.items()}
+        table["further"] = {name: {"mean": mean, "interval95": half} for name, (mean, half) in self.further.items()}
         table["descriptors"] = {name: _short(values) for name, values in self.descriptors.items()}
         table["against"] = {name: [asdict(one) for one in slices] for name, slices in self.against.items()}
         table["charts"] = [chart.to_table() for chart in self.charts]
         if self.normalised is not None:
             table["normalised"] = dict(zip(("mean", "interval95"), self.normalised, strict=True))
+        for name in ("lower_is_better", "further"):
+            if not table[name]:
+                del table[name]  # an accuracy says nothing by them
         plain: dict[str, Any] = finite(table)
         return plain
+
+    def _plain(self, share: Share) -> dict[str, float]:
+        return {self.metric: share.score, "queries": share.queries}
 
 
 def _short(values: NDArray[np.float64]) -> float | list[float]:
@@ -185,9 +200,10 @@ def evaluate(
     finally:
         module.train(mode)
     names = frozenset[str]().union(*(part.class_names for part in parts))
+    scoring = scoring_of(learner)
     return Report(
         method=method,
-        metric="accuracy",
+        lower_is_better=scoring is not None and scoring.lower_is_better,
         **_numbers(records, series),
         charts=pictures,
         spec=parts[0].spec,
@@ -210,20 +226,30 @@ def evaluate(
 
 def _numbers(records: Records, series: Episodes) -> dict[str, Any]:
     """Everything of a report that is made from the records."""
-    accuracy = records.accuracy
-    mean, interval = mean_and_interval(accuracy)
-    above = breakdown.normalised(accuracy, records.described["ways"])
+    metric, *others = records.scores
+    scores, above = records.per_episode(metric), None
+    mean, interval = mean_and_interval(scores)
+    if metric == ACCURACY:
+        above = breakdown.normalised(scores, records.described["ways"])
     return {
+        "metric": metric,
         "mean": mean,
         "interval95": interval,
-        "per_episode": accuracy,
+        "per_episode": scores,
+        "further": {name: mean_and_interval(records.per_episode(name)) for name in others},
         "normalised": None if above is None else mean_and_interval(above),
-        "calibration": calibration(records.confidence, records.right, records.nll),
+        "calibration": _calibrated(records),
         "per_class": breakdown.by_class(records, series),
         "per_shots": breakdown.by_shots(records),
         "descriptors": records.described,
-        "against": breakdown.against(accuracy, records.described),
+        "against": breakdown.against(scores, records.described),
     }
+
+
+def _calibrated(records: Records) -> Calibration | None:
+    if records.confidence is None or records.nll is None:
+        return None
+    return calibration(records.confidence, records.score, records.nll)
 
 
 def drawn(series: Episodes) -> str:
@@ -241,9 +267,8 @@ def drawn(series: Episodes) -> str:
 
 
 def _timing(records: Records, seconds: float) -> Timing:
-    num = len(records.index)
     return Timing(
-        adapt_seconds=records.adapt_seconds / num,
-        predict_seconds=records.predict_seconds / num,
-        episodes_per_second=num / max(*ranks.gathered(seconds), 1e-9),  # a coarse clock may not have moved
+        adapt_seconds=records.adapt_seconds / records.timed,
+        predict_seconds=records.predict_seconds / records.timed,
+        episodes_per_second=len(records.index) / max(*ranks.gathered(seconds), 1e-9),  # a coarse clock may not have moved
     )

@@ -18,10 +18,11 @@ from episodes.errors import CheckpointError, ConfigError, StreamError
 from episodes.rng import stream_key
 from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
-from learners import checkpoint, ranks
+from learners import checkpoint, ranks, units
 from learners.fabric import make_fabric
 from learners.metrics import MetricsLog
 from learners.report import Report
+from learners.scoring import scoring_of
 from learners.settings import TrainConfig
 
 TrainStream = Stream[Episode[NDArray[Any]]] | DeviceStream[Episode[Tensor]]
@@ -74,7 +75,9 @@ class Trainer:
         ranks.same_parameters(learner)
         self._statistics = ranks.RunningStatistics(learner)
         self.step = 0
-        self.best, self.best_step, self.worse = -math.inf, 0, 0
+        scoring = scoring_of(learner)
+        self._lower_is_better = scoring is not None and scoring.lower_is_better
+        self.best, self.best_step, self.worse = (math.inf if self._lower_is_better else -math.inf), 0, 0
         self._seconds, self._waited = 0.0, 0.0  # of the steps since `fit` began
 
     @property
@@ -141,8 +144,8 @@ class Trainer:
                 if self.step % config.validate_every == 0 or self.step == config.steps:
                     report = validate(self.learner)
                     stopped = self._validated(report, train)
-                    log.write("val", self.step, {"accuracy": report.mean, "interval95": report.interval95})
-                    note = f"val {100 * report.mean:.2f} %"
+                    log.write("val", self.step, {report.metric: report.mean, "interval95": report.interval95})
+                    note = f"val {units.text(report.metric, report.mean)}"
                 if self.step % config.checkpoint_every == 0 or self.step == config.steps or stopped:
                     self._save(LAST, train)
                 progress(self.step, config.steps, f"loss {values['loss']:.3f}  data {100 * self.data_share:.1f} %  {note}")
@@ -216,7 +219,7 @@ class Trainer:
 
     def _validated(self, report: Report, train: TrainStream) -> bool:
         """Keep the parameters if they are the best so far; True when patience is over."""
-        if report.mean > self.best:
+        if report.mean < self.best if self._lower_is_better else report.mean > self.best:
             self.best, self.best_step, self.worse = report.mean, self.step, 0
             self._save(BEST, train)
         else:

@@ -318,7 +318,7 @@ def test_a_method_is_scored_on_features_by_the_command(features, trained, tmp_pa
     def refused(words, *args):
         assert words in " ".join(run("evaluate", *args, code=2).stderr.split())
 
-    refused("learner: options of a method without --method", trained, "-L", "distance=cosine")
+    refused("learner.backbones: unknown key", trained, "-L", "backbones=none")
     refused(
         "batch_norm: there is no run with --method; leave --batch-norm out", features, *shown, "--batch-norm", "running"
     )

@@ -114,7 +114,7 @@ def test_a_report_is_what_the_queries_say_one_by_one(spec, extra):
     for kind, shares in (("name", report.per_class), ("shots", report.per_shots)):
         for key in {q[kind] for q in wanted}:
             own = [q["right"] for q in wanted if q[kind] == key]
-            assert (shares[key].accuracy, shares[key].queries) == (pytest.approx(mean(own)), len(own))
+            assert (shares[key].score, shares[key].queries) == (pytest.approx(mean(own)), len(own))
     assert sorted(report.per_class) == list(report.per_class) == sorted({q["name"] for q in wanted})
     assert report.calibration.nll == pytest.approx(mean(q["nll"] for q in wanted), rel=1e-5)
     assert report.calibration.ece == pytest.approx(
@@ -289,7 +289,7 @@ def test_the_report_as_json_holds_it_all():
     assert table["descriptors"]["ways"] == report.descriptors["ways"].tolist()
     assert len(table["per_episode"]) == len(table["descriptors"]["support"]) == table["episodes"] == 20
     assert table["per_shots"]["1"]["queries"] == report.per_shots[1].queries
-    assert table["per_class"]["class05"]["accuracy"] == report.per_class["class05"].accuracy
+    assert table["per_class"]["class05"]["accuracy"] == report.per_class["class05"].score
     assert table["normalised"]["mean"] == report.normalised[0]
     assert table["calibration"]["bins"] == BINS
     assert sum(line["queries"] for line in table["calibration"]["curve"]) == sum(
@@ -322,8 +322,8 @@ def test_what_is_drawn_has_a_name_of_its_own_whatever_happens_to_the_values():
 
 
 def test_the_page_lists_the_classes_of_least_and_of_most_accuracy():
-    shares = {f"c{c:02d}": breakdown.Share(accuracy=(c * 7 % 25) / 25, queries=5) for c in range(25)}
-    order = sorted(shares, key=lambda name: shares[name].accuracy)
+    shares = {f"c{c:02d}": breakdown.Share(score=(c * 7 % 25) / 25, queries=5) for c in range(25)}
+    order = sorted(shares, key=lambda name: shares[name].score)
     for num in (25, 14, 3):
         kept = {name: shares[name] for name in order[:num]}
         lowest, highest = page.extremes(SimpleNamespace(per_class=kept))
