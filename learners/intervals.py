@@ -18,7 +18,8 @@ def mean_and_interval(values: Float) -> tuple[float, float]:
     """Mean, and half the width of its 95 % interval: 1.96 · sd / √n with ddof 1; infinite for a single value."""
     if len(values) < 2:
         return float(values.mean()), math.inf
-    return float(values.mean()), float(Z * values.std(ddof=1) / np.sqrt(len(values)))
+    with np.errstate(invalid="ignore"):  # of an error that is infinite the interval is no number
+        return float(values.mean()), float(Z * values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def mean_over_runs(means: Sequence[float]) -> tuple[float, float]:

@@ -219,12 +219,17 @@ class Trainer:
 
     def _validated(self, report: Report, train: TrainStream) -> bool:
         """Keep the parameters if they are the best so far; True when patience is over."""
-        if report.mean < self.best if self._lower_is_better else report.mean > self.best:
+        if self._is_best(report.mean):
             self.best, self.best_step, self.worse = report.mean, self.step, 0
             self._save(BEST, train)
         else:
             self.worse += 1
         return self.config.patience is not None and self.worse >= self.config.patience
+
+    def _is_best(self, mean: float) -> bool:
+        if not self.best_step or math.isnan(self.best):  # an error may be no number until a method is past its beginning
+            return True
+        return mean < self.best if self._lower_is_better else mean > self.best
 
     def _save(self, name: str, train: TrainStream) -> None:
         state = {
