@@ -31,7 +31,7 @@ from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.charts import Chart, Float, Line
-from learners.embedding import Embedding, EmbeddingOptions
+from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.intervals import mean_and_interval
 from learners.memory import LeastRecentlyUsed, State
 from learners.protocol import Inputs, MetaLoss, Predictor, Task
@@ -67,12 +67,12 @@ class Options(EmbeddingOptions):
             )
 
 
-class Mann(nn.Module):
+class Mann(EmbeddingLearner):
     """See the module's docstring."""
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        self.options, self.embedding = options, Embedding(options, inputs)
+        super().__init__(options, inputs)
+        self.options = options
         self.width = LETTERS * CHARACTERS if options.labels == "strings" else options.max_ways
         self.memory = LeastRecentlyUsed(
             self.embedding.features + self.width,
@@ -83,16 +83,6 @@ class Mann(nn.Module):
             decay=options.usage_decay,
         )
         self.head = nn.Linear(self.memory.outputs, self.width)
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.embedding.transductive
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say."""
-        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless there are enough labels for every class."""

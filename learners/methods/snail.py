@@ -24,7 +24,7 @@ from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.causal import AttentionBlock, TemporalBlock
-from learners.embedding import Embedding, EmbeddingOptions
+from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
 from learners.sequences import longest_support, support_order
 
@@ -47,12 +47,12 @@ class Options(EmbeddingOptions):
                 raise ConfigError(f"{name}: expected {least} or more, got {getattr(self, name)}")
 
 
-class Snail(nn.Module):
+class Snail(EmbeddingLearner):
     """See the module's docstring."""
 
     def __init__(self, options: Options, inputs: Inputs) -> None:
-        super().__init__()
-        self.options, self.embedding = options, Embedding(options, inputs)
+        super().__init__(options, inputs)
+        self.options = options
         length, first = options.max_support + 1, int(options.first_dilation)
         blocks: list[AttentionBlock | TemporalBlock] = []
         channels = self.embedding.features + options.max_ways
@@ -64,16 +64,6 @@ class Snail(nn.Module):
                 channels = blocks[-1].channels
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, options.max_ways)
-
-    @property
-    def transductive(self) -> bool:
-        """By its batch norm only."""
-        return self.embedding.transductive
-
-    @property
-    def batch_norm(self) -> str:
-        """As the options say."""
-        return self.embedding.batch_norm
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless the network is large enough for every episode, as far as the spec says how large."""
