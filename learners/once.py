@@ -48,4 +48,4 @@ class Seen:
 
 def _keys(rows: Tensor) -> list[bytes]:
     values = rows.contiguous().numpy().reshape(len(rows), -1)
-    return [hashlib.blake2b(row, digest_size=16).digest() for row in values]
+    return [hashlib.blake2b(row.data, digest_size=16).digest() for row in values]
