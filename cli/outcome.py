@@ -48,11 +48,21 @@ class Result:
             return units.text(self.metric, self.measured, self.interval95)
         return f"{self.measured:.2f} %" + ("" if self.interval95 is None else f" ± {self.interval95:.2f}")
 
+    @property
+    def kind(self) -> str:
+        """The setting, and the metric where it is not the accuracy."""
+        return self.setting if self.metric == "accuracy" else f"{self.setting}, {self.metric}"
+
+    @property
+    def beside(self) -> str:
+        """The published number and the note."""
+        number = "" if self.published is None else f"{self.published:.2f}".removesuffix("0")
+        return f"{number} ({self.note})" if number and self.note else number or self.note
+
     def __str__(self) -> str:
         measured = "not measured" if self.measured is None else f"{self.number} over {self.episodes:,} episodes"
-        published = "" if self.published is None else f", published {f'{self.published:.2f}'.removesuffix('0')}"
-        metric = "" if self.metric == "accuracy" else f", {self.metric}"
-        return f"{self.setting}{metric}: {measured}{published}{f' ({self.note})' if self.note else ''}"
+        published = "" if self.published is None else f", published {self.beside}"
+        return f"{self.kind}: {measured}{published or (f' ({self.note})' if self.note else '')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
