@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cli._places import path_or_url
+from cli._places import any_store, path_or_url
 from cli._progress import bar
 from episodes.errors import ConfigError, EpisodesError, ShardCorrupt, StateMismatch, StoreCorrupt
 
 if TYPE_CHECKING:
+    from episodes.made import StorePlace
     from episodes.remote.place import Place
     from episodes.stream.series import SampledEpisodes
     from episodes.verify import Findings
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 @click.command("verify")
 @click.argument("path", type=path_or_url)
-@click.option("--store", type=path_or_url, help="Of episode shards: the store they were compiled from.")
+@click.option("--store", type=any_store, help="Of episode shards: the store they were compiled from.")
 @click.option("--repair", is_flag=True, help="Make damaged episode shards again; needs --store.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of text.")
-def command(path: Place, store: Place | None, repair: bool, as_json: bool) -> None:
+def command(path: Place, store: StorePlace | None, repair: bool, as_json: bool) -> None:
     """Look at every byte and every plan of PATH, a store or episode shards; print each fault and what mends it.
 
     Exit code 0: nothing is wrong, or all was mended. 2: faults, one a line on standard output.

@@ -176,6 +176,14 @@ def test_the_commands_of_stores_take_the_name(tmp_path):
     assert np.array_equal(read.query.fields["y"], made.query.fields["y"])
 
 
+def test_shards_of_more_rows_than_memory_holds_are_verified(tmp_path):
+    big, shards = "made:sinusoids,rows=1000000000", tmp_path / "shards"
+    run("compile", big, "--split", "test", "--count", 4, "--ways", 1, "--queries", 7, "--payload", "rows", "-o", shards)
+    assert run("verify", shards).exit_code == 0
+    assert run("verify", shards, "--store", big).exit_code == 0
+    assert "was compiled from store" in run("verify", shards, "--store", "made:sinusoids", code=2).stderr
+
+
 def test_commands_that_need_files_or_pictures_say_so(tmp_path):
     assert "no bytes to --verify" in run("inspect", SMALL, "--verify", code=2).stderr
     assert "no image field; its fields are x, y" in run("show", SMALL, "-o", tmp_path / "a.png", code=2).stderr

@@ -6,8 +6,10 @@ I3, no more rows of a class than it has, follows: its rows differ and are rows o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from episodes.protocols import SampleStore
 from episodes.shards.record import ShardIndex
 
 PARTS = ("support", "query", "unlabeled")
+_NEAR: Final = 1 << 27  # rows below it have a place in an array; those of a larger store, made on demand, are few of many
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -56,8 +59,8 @@ class Laws:
     """
 
     def __init__(self, store: SampleStore | None, classes: ClassIndex | None, *, repeats_rows: bool, turned: bool) -> None:
-        self._known, self._repeats_rows, self._turned = store is not None, repeats_rows, turned
-        self._owner = np.full(0, -1, np.int64) if store is None else _owners(store.split("all"))
+        self._repeats_rows, self._turned = repeats_rows, turned
+        self._owners: _Told | _Remembered = _Remembered() if store is None else _Told(store.split("all"))
         self._split = None if classes is None else set(zip(classes.ids.tolist(), classes.variants.tolist(), strict=True))
         self._ids = None if classes is None else classes.ids
 
@@ -112,24 +115,21 @@ class Laws:
         return f"row {plan.rows[order[same[0]]]} is in it twice, in {one} and {two} (I2)"
 
     def _of_its_class(self, plan: WrittenPlan) -> str | None:
-        if not self._known and (most := int(plan.rows.max())) >= len(self._owner):
-            self._owner = np.concatenate([self._owner, np.full(most + 1, -1, np.int64)])
-        if (beyond := plan.rows[plan.rows >= len(self._owner)]).size:
-            return f"row {beyond[0]} is not in 0..{len(self._owner) - 1} (I4)"
+        if (beyond := plan.rows[plan.rows >= self._owners.num_rows]).size:
+            return f"row {beyond[0]} is not in 0..{self._owners.num_rows - 1} (I4)"
         labelled = plan.labels >= 0
         rows, wanted = plan.rows[labelled], plan.class_ids[plan.labels[labelled]]
-        owner = self._owner[rows]
+        owner = self._owners.of(rows)
         (wrong,) = np.nonzero((owner != wanted) & (owner >= 0))
         if len(wrong):
             i = wrong[0]
             return f"row {rows[i]} is of class {owner[i]}, its label means class {wanted[i]} (I4)"
-        if not self._known:
-            self._owner[rows] = wanted
+        self._owners.learn(rows, wanted)
         return self._distractors(plan, plan.rows[~labelled])
 
     def _distractors(self, plan: WrittenPlan, rows: Int) -> str | None:
         """Rows of distractors are of other classes of the split."""
-        owner = self._owner[rows]
+        owner = self._owners.of(rows)
         if not self._turned and (own := np.isin(owner, plan.class_ids)).any():
             return f"row {rows[own][0]} of a distractor is of class {owner[own][0]}, a class of the episode (I4)"
         if self._ids is not None and (foreign := ~np.isin(owner, self._ids)).any():
@@ -137,9 +137,47 @@ class Laws:
         return None
 
 
-def _owners(everything: ClassIndex) -> Int:
-    """[rows] class of each row of a store."""
-    owner = np.full(int((everything.starts + everything.counts).max()), -1, np.int64)
-    for class_id, start, count in zip(everything.ids, everything.starts, everything.counts, strict=True):
-        owner[start : start + count] = class_id
-    return owner
+class _Told:
+    """Class of each row, by the store. Nothing is kept for a row, for a store made on demand has more than memory holds."""
+
+    def __init__(self, everything: ClassIndex) -> None:
+        order = np.argsort(everything.starts)
+        self._starts, self._ids = everything.starts[order], everything.ids[order]
+        self._ends = self._starts + everything.counts[order]
+        self.num_rows = int(self._ends.max())
+
+    def of(self, rows: Int) -> Int:
+        """[n] class numbers; -1 of a row that is of no class."""
+        place = np.searchsorted(self._starts, rows, side="right") - 1
+        owner: Int = np.where((place >= 0) & (rows < self._ends[place]), self._ids[place], -1)
+        return owner
+
+    def learn(self, rows: Int, classes: Int) -> None:
+        """Nothing: all is known."""
+
+
+class _Remembered:
+    """The same without a store: as the plans before had it."""
+
+    num_rows = sys.maxsize
+
+    def __init__(self) -> None:
+        self._owner = np.full(0, -1, np.int64)
+        self._far: dict[int, int] = {}
+
+    def of(self, rows: Int) -> Int:
+        """[n] class numbers; -1 of a row that no plan had."""
+        near = rows < len(self._owner)
+        owner = np.full(len(rows), -1, np.int64)
+        owner[near] = self._owner[rows[near]]
+        if self._far:
+            owner[~near] = [self._far.get(row, -1) for row in rows[~near].tolist()]
+        return owner
+
+    def learn(self, rows: Int, classes: Int) -> None:
+        """Remember the class of each row, [n] each."""
+        near = rows < _NEAR
+        if (most := int(rows[near].max(initial=-1))) >= len(self._owner):
+            self._owner = np.concatenate([self._owner, np.full(most + 1, -1, np.int64)])
+        self._owner[rows[near]] = classes[near]
+        self._far |= zip(rows[~near].tolist(), classes[~near].tolist(), strict=True)
