@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -22,14 +23,17 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from learners import functional
+from learners.normalization import normalized, spread
 
 Policy = Literal["running", "support", "transductive"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
+_written: ContextVar[bool] = ContextVar("written", default=False)
+
 
 @dataclass(slots=True, eq=False)
 class Statistics:
-    """Mean and biased variance of each layer, ``[B, C]``, as the support gave them."""
+    """Mean and ``1 / sqrt(biased variance + eps)`` of each layer, ``[B, C]``, as the support gave them."""
 
     of: dict[nn.Module, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -49,7 +53,10 @@ class Pass:
 
 
 class EpisodeNorm(_BatchNorm):
-    """Batch norm over the rows of each episode, of any number of axes; see the module's docstring."""
+    """Batch norm over the rows of each episode, of any number of axes; see the module's docstring.
+
+    Scale and shift are [C], or [B, C] where each episode has its own.
+    """
 
     now: Pass = Pass()
 
@@ -65,32 +72,39 @@ class EpisodeNorm(_BatchNorm):
             return self._torch(values, 0.0)
         if self.training and self.running_mean is not None and now.episodes == 1 and now.keep is None:
             return self._torch(values, self._momentum())
-        # Written out: several episodes, statistics to keep; and torch's own layer has wrong second derivatives under vmap.
-        grouped = functional.full(values.reshape(now.episodes, -1, *values.shape[1:]))
-        axes = (1, *range(3, grouped.ndim))
-        variance, mean = torch.var_mean(grouped, axes, correction=0)
+        if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64) and not _written.get():
+            weight, bias = (self._each(one, fill, values) for one, fill in ((self.weight, 1.0), (self.bias, 0.0)))
+            made, mean, scale = normalized(values, weight, bias, self.eps)
+        else:
+            grouped = functional.full(values.reshape(now.episodes, -1, *values.shape[1:]))
+            variance, mean = torch.var_mean(grouped, (1, *range(3, grouped.ndim)), correction=0)
+            scale = torch.rsqrt(variance + self.eps)
+            made = self._normalised(values, mean, scale)
         if self.training:
-            self._run(mean.detach(), variance.detach(), grouped.numel() // mean.numel())
+            self._run(mean.detach(), scale.detach(), values.numel() // mean.numel())
         if now.keep is not None:
-            now.keep.of[self] = mean, variance
-        return self._normalised(values, mean, variance)
+            now.keep.of[self] = mean, scale
+        return made
 
     def _torch(self, values: Tensor, momentum: float) -> Tensor:
         """The layer of torch, which is faster."""
         running = self.running_mean, self.running_var
         return nn.functional.batch_norm(values, *running, self.weight, self.bias, self.training, momentum, self.eps)
 
-    def _normalised(self, values: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    def _each(self, parameter: Tensor | None, fill: float, values: Tensor) -> Tensor:
+        """Scale or shift of each episode, [B, C]."""
+        if parameter is None:
+            return values.new_full((self.now.episodes, values.shape[1]), fill)
+        return parameter if parameter.ndim == 2 else parameter.expand(self.now.episodes, -1)
+
+    def _normalised(self, values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
         """`values` by the statistics [B, C] of their episodes."""
-        scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
         shift = -mean * scale
         if self.bias is not None:
             shift = shift + self.bias
-        each = len(values) // len(mean)
-        shape = (len(values), -1, *(1 for _ in range(values.ndim - 2)))
-        scale, shift = (one.to(values.dtype).repeat_interleave(each, 0).view(shape) for one in (scale, shift))
+        shift, scale = (spread(one.to(values.dtype), values) for one in (shift, scale))
         return torch.addcmul(shift, values, scale)
 
     def _momentum(self) -> float:
@@ -100,11 +114,11 @@ class EpisodeNorm(_BatchNorm):
         self.num_batches_tracked += 1
         return 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
 
-    def _run(self, mean: Tensor, variance: Tensor, rows: int) -> None:
+    def _run(self, mean: Tensor, scale: Tensor, rows: int) -> None:
         """Running statistics as if the episodes [B, C], of so many values a channel, had come one after the other."""
         if self.running_mean is None or self.running_var is None:
             return
-        unbiased = variance * (rows / max(1, rows - 1))
+        unbiased = (scale**-2 - self.eps) * (rows / max(1, rows - 1))
         for b in range(len(mean)):
             momentum = self._momentum()
             self.running_mean.lerp_(mean[b], momentum)
@@ -139,3 +153,19 @@ def passing(layers: list[EpisodeNorm], now: Pass) -> Iterator[None]:
     finally:
         for layer, old in zip(layers, before, strict=True):
             layer.now = old
+
+
+@contextmanager
+def written_out() -> Iterator[None]:
+    """Batch norm within consists of operations whose derivatives `torch.func.vmap` knows; its own layer's are wrong there
+    in second order, and ours are for one block."""
+    token = _written.set(True)
+    try:
+        yield
+    finally:
+        _written.reset(token)
+
+
+def is_written_out() -> bool:
+    """Whether within `written_out`."""
+    return _written.get()

@@ -20,12 +20,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError
-from learners import functional
-from learners.fast import FastLearner, FastOptions, Weights, over_tasks
+from learners.fast import FastLearner, FastOptions, Weights, gradient, mean_loss
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, task_of
 
 
@@ -71,7 +69,7 @@ class MAML(FastLearner):
         def descend(rows: Tensor, labels: Tensor) -> Weights:
             return self.descended(self.initial(rows, labels, ways), rows, labels, ways, steps)
 
-        weights: Weights = over_tasks(descend, support, task.support.labels, together=self.together(support))
+        weights: Weights = self.over_tasks(descend, support, task.support.labels)
         return self.predictor(weights, support, ways)
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
@@ -79,31 +77,28 @@ class MAML(FastLearner):
         return classified(self.adapt(task_of(episode))(episode.query.fields), episode.query.labels)
 
     def initial(self, rows: Tensor, labels: Tensor, ways: int) -> Weights:
-        """Where the descent on a support [n, ...] begins: for relatives of this method that begin elsewhere."""
-        del rows, labels, ways
-        return self.net.weights()
+        """Where the descent on a support [n, ...], or on those of B tasks, begins: relatives of this method override it."""
+        del rows, ways
+        return self.net.weights(None if labels.ndim == 1 else len(labels))
 
     def descended(self, weights: Weights, rows: Tensor, labels: Tensor, ways: int, steps: int) -> Weights:
-        """`weights` after `steps` steps on the support of one task; the graph leads back to them and to the rates."""
-        names = list(weights)
+        """`weights` after `steps` steps on the support of one task, or of B tasks with an axis in front of all; the graph
+        leads back to them and to the rates."""
+        attached = torch.is_grad_enabled() and not self.options.first_order
 
         def loss(now: Weights) -> Tensor:
-            logits = functional.full(self.net.call(now, rows)[:, :ways])
-            return ways * nn.functional.cross_entropy(logits, labels)
+            return ways * mean_loss(self.net.call(now, rows)[..., :ways], labels)
 
         for _ in range(steps):
-            constant = self.options.first_order or not torch.is_grad_enabled()
-            at = {name: weights[name].detach() for name in names} if constant else dict(weights)
-            gradient = grad(loss)(at)
-            weights = {name: weights[name] - self._rate(name) * gradient[name] for name in names}
+            slopes, _ = gradient(loss, weights, attached=attached)
+            weights = {name: self._stepped(name, values, slopes[name]) for name, values in weights.items()}
         return weights
 
-    def _rate(self, name: str) -> Tensor | float:
-        key = name.replace(".", "-")  # a parameter's name may hold no dot
+    def _stepped(self, name: str, values: Tensor, slope: Tensor) -> Tensor:
         if self.options.inner_rates == "fixed":
-            return self.options.inner_rate
-        rate: Tensor = self.rates[key]
-        return rate
+            return torch.add(values, slope, alpha=-self.options.inner_rate)
+        rate: Tensor = self.rates[name.replace(".", "-")]  # a parameter's name may hold no dot
+        return values - rate * slope
 
 
 def make(options: Options, inputs: Inputs) -> MAML:

@@ -25,13 +25,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError
-from learners import functional
 from learners.charts import Chart, Float, Line
-from learners.fast import FastLearner, FastOptions, Weights, over_tasks
+from learners.fast import FastLearner, FastOptions, Weights, gradient, mean_loss
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, task_of
 
 P = 10.0  # of `preprocessed`
@@ -57,7 +55,10 @@ class Options(FastOptions):
 
 
 class UpdateRule(nn.Module):
-    """One update of M weights; the coordinates are the batch. 2,046 parameters."""
+    """One update of M weights, of one task or of several, [..., M]; the coordinates are the batch. 2,046 parameters.
+
+    They are the last axis everywhere, so that each of the twenty units is one piece of memory: 0.75 of the time.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,31 +70,37 @@ class UpdateRule(nn.Module):
         nn.init.uniform_(self.input.bias, -5, -4)
 
     def begin(self, weights: Tensor) -> tuple[Tensor, ...]:
-        """The state before the first update of weights [M]: h and c [M, 20], both gates [M]."""
-        units = weights.new_zeros(len(weights), UNITS)
-        return units, units, torch.zeros_like(weights), torch.zeros_like(weights)
+        """The state before the first update of weights [..., M]: h and c [20, ..., M], both gates [2, ..., M]."""
+        units = weights.new_zeros(UNITS, *weights.shape)
+        return units, units, weights.new_zeros(2, *weights.shape)
 
     def forward(
-        self, weights: Tensor, gradient: Tensor, loss: Tensor, state: tuple[Tensor, ...]
+        self, weights: Tensor, slope: Tensor, loss: Tensor, state: tuple[Tensor, ...]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Weights [M] after an update, and the state; its gates are before the sigmoid."""
-        h, c, forget, rate = state
-        shown = torch.cat([preprocessed(loss).expand(len(weights), 2), preprocessed(gradient)], dim=-1)
-        i, f, o, candidate = self.read(torch.cat([shown, h], dim=-1)).chunk(4, -1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(candidate)
-        h = torch.sigmoid(o) * torch.tanh(c)
-        forget = self.forget(torch.cat([h, weights[:, None], forget[:, None]], dim=-1))[:, 0]
-        rate = self.input(torch.cat([h, weights[:, None], rate[:, None]], dim=-1))[:, 0]
-        return torch.sigmoid(forget) * weights - torch.sigmoid(rate) * gradient, (h, c, forget, rate)
+        """Weights [..., M] after an update, and the state; its gates are before the sigmoid. The loss is [...]."""
+        h, c, gates = state
+        of_loss = preprocessed(loss).unsqueeze(-1).expand(2, *weights.shape)
+        seen = torch.cat([of_loss, preprocessed(slope), h]).flatten(1)
+        read = torch.addmm(self.read.bias.unsqueeze(1), self.read.weight, seen).view(4 * UNITS, *weights.shape)
+        i, f, o = torch.sigmoid(read[: 3 * UNITS]).chunk(3)
+        c = torch.addcmul(f * c, i, torch.tanh(read[3 * UNITS :]))
+        h = o * torch.tanh(c)
+        matrix = torch.cat([self.forget.weight, self.input.weight])
+        bias = torch.cat([self.forget.bias, self.input.bias])
+        of_weight, of_gate = (column.view(2, *(1 for _ in weights.shape)) for column in matrix[:, UNITS:].unbind(1))
+        shown = torch.addmm(bias.unsqueeze(1), matrix[:, :UNITS], h.flatten(1)).view(2, *weights.shape)
+        gates = torch.addcmul(torch.addcmul(shown, of_weight, weights), of_gate, gates)
+        forget, rate = torch.sigmoid(gates)
+        return forget * weights - rate * slope, (h, c, gates)
 
 
 def preprocessed(values: Tensor) -> Tensor:
-    """[...] -> [..., 2]: ``(log|x| / p, sign x)`` where |x| is e^-p or more, else ``(-1, e^p x)``; p = 10.
+    """[...] -> [2, ...]: ``(log|x| / p, sign x)`` where |x| is e^-p or more, else ``(-1, e^p x)``; p = 10.
 
     Source: Andrychowicz et al. 2016, appendix A. Written without a branch, with the same values.
     """
     size = torch.log(values.abs() + 1e-30) / P
-    return torch.stack([size.clamp(min=-1), (values * torch.e**P).clamp(-1, 1)], dim=-1)
+    return torch.stack([size.clamp(min=-1), (values * torch.e**P).clamp(-1, 1)])
 
 
 class MetaLSTM(FastLearner):
@@ -111,7 +118,7 @@ class MetaLSTM(FastLearner):
         def update(rows: Tensor, labels: Tensor) -> Weights:
             return self.updated(rows, labels, ways)[0]
 
-        weights: Weights = over_tasks(update, support, task.support.labels, together=self.together(support))
+        weights: Weights = self.over_tasks(update, support, task.support.labels)
         return self.predictor(weights, support, ways)
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
@@ -119,21 +126,21 @@ class MetaLSTM(FastLearner):
         return classified(self.adapt(task_of(episode))(episode.query.fields), episode.query.labels)
 
     def updated(self, rows: Tensor, labels: Tensor, ways: int) -> tuple[Weights, Gates]:
-        """Weights after the updates on one support [n, ...], and what the two gates [M] were at each."""
+        """Weights after the updates on a support [n, ...], and what the two gates [M] were at each; or on those of B tasks,
+        with an axis in front of all."""
         start = self.net.weights()
 
-        def loss(flat: Tensor) -> tuple[Tensor, Tensor]:
-            logits = functional.full(self.net.call(cut(flat, start), rows)[:, :ways])
-            value = nn.functional.cross_entropy(logits, labels)
-            return value, value
+        def loss(at: Weights) -> Tensor:
+            return mean_loss(self.net.call(cut(at["flat"], start), rows)[..., :ways], labels)
 
-        flat = torch.cat([values.flatten() for values in start.values()])
+        flat = torch.cat([values.flatten() for values in start.values()]).expand(*labels.shape[:-1], -1)
         state, gates = self.rule.begin(flat), []
         attached = self.options.second_order and torch.is_grad_enabled()
         for _ in range(self.options.inner_steps):
-            gradient, value = grad(loss, has_aux=True)(flat if attached else flat.detach())
-            flat, state = self.rule(flat, gradient / len(rows), value, state)
-            gates.append((torch.sigmoid(state[2]), torch.sigmoid(state[3])))
+            slopes, value = gradient(loss, {"flat": flat}, attached=attached)
+            flat, state = self.rule(flat, slopes["flat"] / labels.shape[-1], value, state)
+            forget, rate = torch.sigmoid(state[2])
+            gates.append((forget, rate))
         return cut(flat, start), gates
 
     def charts(self, episodes: Iterable[Episode[Tensor]]) -> list[Chart]:
@@ -193,9 +200,10 @@ def _of_layers(gates: Gates, places: Mapping[str, Tensor]) -> dict[str, tuple[Fl
 
 
 def cut(flat: Tensor, like: Weights) -> Weights:
-    """The pieces of a vector, in the order and the shapes of `like`."""
-    pieces = torch.split(flat, [values.numel() for values in like.values()])
-    return {name: piece.view(values.shape) for (name, values), piece in zip(like.items(), pieces, strict=True)}
+    """The pieces of a vector [..., M], in the order and the shapes of `like`."""
+    pieces = torch.split(flat, [values.numel() for values in like.values()], dim=-1)
+    shapes = ((*flat.shape[:-1], *values.shape) for values in like.values())
+    return {name: piece.reshape(shape) for name, piece, shape in zip(like, pieces, shapes, strict=True)}
 
 
 def make(options: Options, inputs: Inputs) -> MetaLSTM:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from learners import functional
 from learners.fast import Weights
 from learners.methods.maml import MAML, Options
-from learners.norm import Pass, passing
 from learners.protocol import Inputs
 
 __all__ = ["Options", "ProtoMAML", "make"]
@@ -23,13 +22,14 @@ class ProtoMAML(MAML):
 
     def initial(self, rows: Tensor, labels: Tensor, ways: int) -> Weights:
         """The parameters, with the head of the support's prototypes."""
-        with passing(self.net.norms, Pass(own=True)):
-            features = functional.full(self.net.backbone(rows))
-        prototypes = functional.class_means(features[None], labels[None], ways)[0]
+        features = functional.full(self.net.features(rows))
+        tasks = labels.view(-1, labels.shape[-1])
+        prototypes = functional.class_means(features.view(*tasks.shape, -1), tasks, ways)
+        prototypes = prototypes.view(*labels.shape[:-1], ways, -1)
         unused = self.options.max_ways - ways
         weight = nn.functional.pad(2 * prototypes, (0, self.options.bias_values, 0, unused))
         bias = nn.functional.pad(-prototypes.square().sum(-1), (0, unused))
-        return {**self.net.weights(), "head.weight": weight, "head.bias": bias}
+        return {**super().initial(rows, labels, ways), "head.weight": weight, "head.bias": bias}
 
 
 def make(options: Options, inputs: Inputs) -> ProtoMAML:

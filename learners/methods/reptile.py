@@ -16,17 +16,16 @@ has such a mode, in which each query shares a batch with the support), or with t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import grad
+from torch import Tensor
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError
-from learners import functional
-from learners.fast import FastLearner, FastOptions, Weights, over_tasks
+from learners.fast import FastLearner, FastOptions, Weights, gradient, mean_loss
 from learners.protocol import Inputs, MetaLoss, Predictor, Task
 
 BETA2, EPSILON = 0.999, 1e-8
@@ -89,25 +88,24 @@ class Reptile(FastLearner):
         order = _order(rows.shape[1], steps, batch, self.training).to(rows.device)
 
         def train(rows: Tensor, labels: Tensor) -> dict[str, Tensor]:
-            def loss(weights: Weights, chosen: Tensor) -> tuple[Tensor, Tensor]:
-                logits = self.net.call(weights, rows[chosen])[:, :ways]
-                value = nn.functional.cross_entropy(functional.full(logits), labels[chosen])
-                return value, value
-
-            weights = {name: values.detach() for name, values in self.net.weights().items()}
+            num = None if labels.ndim == 1 else len(labels)
+            weights: Weights = self.net.weights(num)
             moments = {name: self.get_buffer(_buffer(name)) for name in weights}
-            last = torch.zeros(())
+            last = torch.zeros(labels.shape[:-1])
             for t, chosen in enumerate(order, 1):
-                gradient, last = grad(loss, has_aux=True)(weights, chosen)
+                some, theirs = rows.index_select(labels.ndim - 1, chosen), labels.index_select(-1, chosen)
+                slopes, last = gradient(self._loss(some, theirs, ways), weights, attached=False)
                 correct = 1 - BETA2 ** (self.count.to(rows.dtype) + t)
-                moments = {name: BETA2 * v + (1 - BETA2) * gradient[name].square() for name, v in moments.items()}
-                for name, v in moments.items():
-                    step = gradient[name] / ((v / correct).sqrt() + EPSILON)
-                    weights[name] = weights[name] - self.options.inner_rate * step
+                moments = {name: BETA2 * v + (1 - BETA2) * slopes[name].square() for name, v in moments.items()}
+                steps = {name: slopes[name] / ((v / correct).sqrt() + EPSILON) for name, v in moments.items()}
+                weights = {name: values - self.options.inner_rate * steps[name] for name, values in weights.items()}
             return {**weights, **{_buffer(name): v for name, v in moments.items()}, "loss": last}
 
-        result: dict[str, Any] = over_tasks(train, rows, labels, together=self.together(rows))
+        result: dict[str, Any] = self.over_tasks(train, rows, labels)
         return result
+
+    def _loss(self, rows: Tensor, labels: Tensor, ways: int) -> Callable[[Weights], Tensor]:
+        return lambda weights: mean_loss(self.net.call(weights, rows)[..., :ways], labels)
 
 
 def _buffer(name: str) -> str:
