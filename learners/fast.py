@@ -122,8 +122,8 @@ class Net(nn.Module):
         return max(sizes)
 
 
-# Of the largest tensor of some tasks. Smaller ones gain less; beyond 32 MiB glibc's allocator asks the system for fresh pages
-# for every tensor, and 84x84x3 then takes 1.15 times as long as one task at a time.
+# Of the largest tensor of some tasks. Smaller ones gain less; beyond 32 MiB glibc asks the system for fresh pages for every
+# tensor, and 84x84x3 then takes 1.15 times as long as one task at a time.
 BLOCK_BYTES = 16 * 2**20
 Tasks = Literal["auto", "loop", "vmap", "block"]
 
