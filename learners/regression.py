@@ -78,9 +78,9 @@ class Perceptron(nn.Module):
 
 
 def descended(
-    net: Perceptron, rows: Tensor, targets: Tensor, *, steps: int, rate: float, first_order: bool = False
+    net: Perceptron, rows: Tensor, targets: Tensor, rates: Sequence[float], *, first_order: bool = False
 ) -> list[Weights]:
-    """Weights of each task, [B, ...], after 0, 1, ... `steps` gradient steps on the mean squared error of its rows.
+    """Weights of each task, [B, ...], after 0, 1, ... T gradient steps on the mean squared error of its rows.
 
     The graph leads back to the network's parameters, unless gradients are off.
 
@@ -88,13 +88,12 @@ def descended(
         net: its parameters are where every task begins.
         rows: [B, n, D].
         targets: [B, n, O].
-        steps: how many.
-        rate: of each.
+        rates: [T] of each step.
         first_order: take the gradients for constants.
     """
     constant = first_order or not torch.is_grad_enabled()
     found: list[Weights] = [{name: values.expand(len(rows), *values.shape) for name, values in net.weights().items()}]
-    for _ in range(steps):
+    for rate in rates:
         now = found[-1]
         at = {name: values.detach().requires_grad_() for name, values in now.items()} if constant else dict(now)
         with torch.enable_grad():

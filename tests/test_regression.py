@@ -87,7 +87,7 @@ def plain_descent(net, x, y, steps, rate, create_graph):
 def test_all_tasks_together_are_each_alone(steps):
     model, item = learner().double(), doubled(stacked(range(6)))
     x, y = model.rows(item.support.fields), model.targets(item.support.fields)
-    after = descended(model.net, x, y, steps=steps, rate=0.05)
+    after = descended(model.net, x, y, [0.05] * steps)
     assert len(after) == steps + 1
     for b in range(6):
         alone, call = plain_descent(model.net, x[b], y[b], steps, 0.05, create_graph=True)
@@ -154,6 +154,17 @@ def test_evaluation_keeps_no_graph_and_reports_every_step():
     assert not predictions.requires_grad
     model.train()
     assert adapted(model, item)(item.query.fields).shape == (2, 8, 1, 1), "in training the last step alone"
+
+
+def test_steps_beyond_those_of_training_may_have_a_rate_of_their_own():
+    model, item = learner(inner_steps=2, test_steps=4, later_rate=0.003).eval(), stacked(range(2))
+    x, y = model.rows(item.support.fields), model.targets(item.support.fields)
+    with torch.no_grad():
+        found = adapted(model, item)(item.query.fields)
+        wanted = model.predictor(descended(model.net, x, y, [0.01, 0.01, 0.003, 0.003]))(item.query.fields)
+        assert torch.equal(found, wanted)
+        fewer = learner(inner_steps=2, test_steps=1, later_rate=0.003).eval()
+        assert torch.equal(adapted(fewer, item)(item.query.fields), found[:, :, :2])
 
 
 def test_a_network_begins_as_published():

@@ -46,7 +46,7 @@ class Pretrained(Regressor):
         """Descend on the support; the predictor gives [B, Q, T + 1, O], after each step."""
         o, support = self.options, task.support.fields
         rows, targets = self.rows(support), self.targets(support)
-        return self.predictor(descended(self.net, rows, targets, steps=o.test_steps, rate=o.tune_rate, first_order=True))
+        return self.predictor(descended(self.net, rows, targets, [o.tune_rate] * o.test_steps, first_order=True))
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Mean squared error of all rows under the weights that all functions share."""
