@@ -66,6 +66,45 @@ def test_weights_keep_their_sums():
         assert (after.usage >= 0).all()
 
 
+def twin(cell, values, state):
+    """A step as the paper writes it, with the layers one by one."""
+    heads, seen = (len(values), cell.heads, -1), torch.cat([values, state.read.flatten(1)], dim=-1)
+    hidden, after = cell.controller(seen, (state.hidden, state.cell))
+    keys, added = torch.tanh(cell.key(hidden)).view(heads), torch.tanh(cell.add(hidden)).view(heads)
+    least = state.usage.argsort(dim=-1, stable=True)[:, : cell.heads]
+    unused, gate = torch.nn.functional.one_hot(least, cell.slots).double(), torch.sigmoid(cell.gate(hidden)).unsqueeze(-1)
+    write = gate * state.read_weights + (1 - gate) * unused
+    memory = state.memory.clone()
+    for b, slot in enumerate(least[:, 0]):
+        memory[b, slot] = 0.0
+    memory = memory + torch.einsum("brn,brm->bnm", write, added)
+    size = torch.einsum("brm,brm->br", keys, keys)[..., None] * torch.einsum("bnm,bnm->bn", memory, memory)[:, None]
+    weights = (torch.einsum("brm,bnm->brn", keys, memory) / torch.sqrt(size + 1e-6)).softmax(-1)
+    read, usage = torch.einsum("brn,bnm->brm", weights, memory), 0.95 * state.usage + (weights + write).sum(1)
+    return type(state)(hidden=hidden, cell=after, memory=memory, read=read, read_weights=weights, usage=usage)
+
+
+def test_a_sequence_is_its_steps_and_their_gradients_too():
+    cell = memory()
+    for bias in (cell.controller.bias_ih, cell.key.bias, cell.add.bias, cell.gate.bias):
+        torch.nn.init.normal_(bias)
+    inputs = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    outputs, last = cell.read(inputs, cell.begin(2, inputs))
+    slopes = torch.autograd.grad(outputs.pow(2).sum() + last.memory.sum(), list(cell.parameters()))
+    state, found = cell.begin(2, inputs), []
+    for values in inputs.unbind(1):
+        state = twin(cell, values, state)
+        found.append(torch.cat([state.hidden, state.read.flatten(1)], dim=-1))
+    assert torch.allclose(outputs, torch.stack(found, dim=1))
+    for name in last.__slots__:
+        assert torch.allclose(getattr(last, name), getattr(state, name)), name
+    expected = torch.autograd.grad(torch.stack(found).pow(2).sum() + state.memory.sum(), list(cell.parameters()))
+    for one, other in zip(slopes, expected, strict=True):
+        assert torch.allclose(one, other)
+    step, _ = cell(inputs[:, 0], cell.begin(2, inputs))
+    assert torch.allclose(step, outputs[:, 0])
+
+
 def test_usage_tends_to_its_limit():
     assert states(memory(slots=128, heads=4), 300)[-1].usage.sum(-1).tolist() == pytest.approx([2 * 4 / 0.05] * 2, rel=1e-5)
 

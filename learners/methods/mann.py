@@ -155,12 +155,7 @@ class Mann(EmbeddingLearner):
         """Outputs [B, L, ...] of a sequence of features [B, L, D] with the labels [B, L, width] of the rows before."""
         before = F.pad(shown, (0, 0, 1, 0))[:, : shown.shape[1]]
         tokens = torch.cat([features, before], dim=-1)
-        state = self.memory.begin(len(tokens), tokens)
-        outputs = []
-        for token in tokens.unbind(1):
-            output, state = self.memory(token, state)
-            outputs.append(output)
-        return torch.stack(outputs, dim=1) if outputs else tokens.new_zeros(len(tokens), 0, self.memory.outputs), state
+        return self.memory.read(tokens, self.memory.begin(len(tokens), tokens))
 
     def codes(self, rows: Tensor, ways: int) -> Tensor:
         """How each label of an episode is shown, [B, W, width]: one-hot, or the letters of its string, each one-hot."""
