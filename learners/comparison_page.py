@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ def render(title: str, parts: Sequence[Comparison | OverRuns]) -> str:
 
 
 def _section(part: Comparison | OverRuns) -> dict[str, Any]:
-    rows = [(name, one["mean"], _half(one["interval95"])) for name, one in part.results.items()]
+    rows = [(name, _number(one["mean"]), _half(one["interval95"])) for name, one in part.results.items()]
     first = next(iter(part.results.values()))
     factor, label = units.axis(first["metric"])
     section = {"setting": part.setting, "results": part.results, "first": first, "charts": shared(part.results)}
@@ -47,6 +48,11 @@ def shared(results: Mapping[str, Mapping[str, Any]]) -> list[tuple[Chart, str]]:
 
 def _difference(metric: str) -> str:
     return "difference, percentage points" if metric == units.ACCURACY else f"difference in {metric}"
+
+
+def _number(mean: float | None) -> float:
+    """Of a method whose error is infinite JSON has no mean."""
+    return math.nan if mean is None else mean
 
 
 def _half(interval: float | None) -> float:

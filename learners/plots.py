@@ -48,9 +48,12 @@ def histogram(scores: NDArray[np.float64], mean: float, metric: str = units.ACCU
     """Of the episodes' scores."""
     figure, axes = _axes(4.5)
     factor, label = units.axis(metric)
-    axes.hist(factor * scores, bins=min(30, max(5, len(scores) // 10)), color=BLUE)
-    axes.axvline(factor * mean, color=RED)
-    axes.set_xlabel(label.replace(metric, f"{metric} of an episode"))
+    finite = scores[np.isfinite(scores)]
+    axes.hist(factor * finite, bins=min(30, max(5, len(scores) // 10)), color=BLUE)
+    if np.isfinite(mean):
+        axes.axvline(factor * mean, color=RED)
+    beyond = f"; {len(scores) - len(finite)} are infinite" if len(finite) < len(scores) else ""
+    axes.set_xlabel(label.replace(metric, f"{metric} of an episode") + beyond)
     axes.set_ylabel("episodes")
     return _svg(figure)
 

@@ -9,9 +9,10 @@ ACCURACY: Final = "accuracy"
 _DIGITS: Final = 8  # after the point at most
 
 
-def text(metric: str, mean: float, half: float | None = None) -> str:
+def text(metric: str, mean: float | None, half: float | None = None) -> str:
     """A mean and half the width of its interval: ``98.54 % ± 0.17``; of another metric to two digits of the interval,
-    ``0.0312 ± 0.0021``. Without an interval ``98.54 %``, or four digits."""
+    ``0.0312 ± 0.0021``. Without an interval ``98.54 %``, or four digits. None, which JSON has for it: no number."""
+    mean = math.nan if mean is None else mean
     if metric == ACCURACY:
         return f"{100 * mean:.2f} %" + ("" if half is None else f" ± {100 * half:.2f}")
     if half is None or not math.isfinite(half) or half <= 0:

@@ -10,10 +10,11 @@ import torch
 from click.testing import CliRunner
 
 import episodes
+from cli.compare import text as compare_text
 from cli.main import main
 from episodes.adapters.pytorch import to_torch
 from episodes.errors import ConfigError, SpecError
-from learners import checkpoint, metrics, plots, units
+from learners import checkpoint, comparison, comparison_page, metrics, plots, units
 from learners.charts import Chart, Line
 from learners.intervals import mean_and_interval
 from learners.methods import maml_regression, oracle_regression, pretrained_regression
@@ -330,6 +331,7 @@ def test_validation_keeps_the_best_by_its_direction(lower, best, tmp_path):
         (("mse", 0.031234), "0.03123"),
         (("mse", 2.0, 0.0), "2 ± 0"),
         (("mse", 2.0, math.inf), "2 ± inf"),
+        (("mse", None, None), "nan"),
     ],
 )
 def test_a_metric_is_written_in_its_unit(given, wanted):
@@ -431,7 +433,14 @@ def test_an_error_that_is_infinite_is_reported_and_the_best_is_what_comes_after(
     model = learner(inner_rate=1e30, test_steps=5)
     report = evaluate(model, series("test", length=3), method="m")
     assert not math.isfinite(report.mean)
-    assert json.dumps(report.to_table(), allow_nan=False)
+    table = json.loads(json.dumps(report.to_table(), allow_nan=False))
+    assert table["mean"] is None
+    assert "; 3 are infinite" in plots.histogram(report.per_episode, report.mean, report.metric)
+    assert all(plots.chart(chart).startswith("<svg") for chart in report.charts)
+    found = comparison.compare({"a": table, "b": evaluate(learner(), series("test", length=3), method="m").to_table()})
+    assert not found.differences[0].significant
+    assert "m  nan  (LEAKAGE AUDIT FAILED)" in compare_text(found), "what is no number cannot be compared with itself"
+    assert "nan" in comparison_page.render("Comparison", [found])
     trainer = Trainer(model, "m", TrainConfig(steps=1), tmp_path)
     assert trainer._is_best(math.inf)
     trainer.best_step, trainer.best = 1, math.nan
