@@ -25,6 +25,17 @@ INPUTS = Inputs(fields=WORLD.fields)
 SMALL = {"backbone": "conv4-stride-mean", "width": 4, "max_ways": 3}
 
 
+class Grouped(nn.Module):
+    """A backbone with a layer that takes weights of one task only."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, stride=4), nn.GroupNorm(2, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, images):
+        return self.body(images)
+
+
 def block(size=3):
     """Episodes of float64, in which gradients can be checked."""
     episode = to_torch(next(Stream(episodes.sample(WORLD, "train", SPEC), block=size)))
@@ -155,6 +166,57 @@ def test_tasks_together_are_what_they_are_one_by_one(options):
         assert same(results[0][1], other[1])
     alone = adapted(model, single(episode, 1))(single(episode, 1).query.fields)
     assert torch.allclose(alone[0], results[0][0][1], atol=1e-9)
+
+
+@pytest.mark.parametrize("module", [maml, reptile])
+def test_blocks_of_any_size_give_the_same(module, monkeypatch):
+    episode, results = block(5), []
+    for size in (2**40, 3 * 12 * 6**2 * 4, 1):  # all tasks, some, one by one
+        monkeypatch.setattr("learners.fast.BLOCK_BYTES", size)
+        model = learner(module, tasks="block")
+        torch.manual_seed(7)
+        results.append((adapted(model, episode)(episode.query.fields), gradients(model, episode)))
+    for logits, found in results[1:]:
+        assert torch.allclose(results[0][0], logits, atol=1e-9)
+        assert same(results[0][1], found)
+
+
+def test_a_network_of_other_layers_goes_task_by_task():
+    backbone = f"{__name__}:Grouped"
+    model, episode = learner(backbone=backbone), block(3)
+    assert (model.way(episode.support.rows), learner().way(episode.support.rows)) == ("loop", "block")
+    together = learner(backbone=backbone, tasks="vmap")
+    logits = [adapted(one, episode)(episode.query.fields) for one in (model, together)]
+    assert torch.allclose(*logits, atol=1e-9)
+    assert same(gradients(model, episode), gradients(together, episode))
+    with pytest.raises(ConfigError, match="Grouped' has layers that take weights of one task only; take loop or vmap"):
+        learner(backbone=backbone, tasks="block")
+
+
+def test_mixed_precision_goes_task_by_task():
+    model, episode = learner().float(), to_torch(next(Stream(episodes.sample(WORLD, "train", SPEC), block=2)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.way(episode.support.rows) == "loop"
+        loss = model.meta_loss(episode).loss
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(float(model.meta_loss(episode).loss.detach()), rel=0.05)
+
+
+@pytest.mark.parametrize("tasks", ["loop", "block"])
+def test_evaluation_keeps_no_graph_of_its_steps(tasks, monkeypatch):
+    kept, grad = [], torch.autograd.grad
+
+    def noted(*args, **flags):
+        kept.append(flags["create_graph"])
+        return grad(*args, **flags)
+
+    monkeypatch.setattr(torch.autograd, "grad", noted)
+    model, episode = learner(tasks=tasks, test_steps=3).eval(), block(1)
+    with torch.no_grad():
+        logits = adapted(model, episode)(episode.query.fields)
+    assert (kept, logits.requires_grad) == ([False] * 3, False)
+    model.train().meta_loss(episode)
+    assert kept[3:] == [True]
 
 
 def test_learned_rates_get_gradients_and_are_where_they_began():
