@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import episodes
 from cli.main import main
+from cli.recipe import Source
 from episodes import rng
 from episodes.errors import ConfigError, PluginNotFound, SpecError, StoreError
 from episodes.made import Made, store_place
@@ -155,6 +156,7 @@ def test_a_name_reads_as_it_is_written():
     assert store_place(place) is place
     assert hash(place) == hash(Made("sinusoids"))
     assert episodes.open(place).num_classes == 20_040
+    assert Source(store="made:sinusoids,train=40,seed=2").store == str(place), "in a recipe, too, and no path is made of it"
     assert store_place("made:x,mode=flat").options == {"mode": "flat"}
     with pytest.raises(ConfigError, match="expected made:NAME,OPTION=VALUE,..., got 'made:x,mode'"):
         store_place("made:x,mode")
