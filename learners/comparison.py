@@ -189,9 +189,7 @@ def setting_of(result: Table) -> str:
 def _check_same(results: Mapping[str, Table]) -> None:
     (name, one), *others = results.items()
     for other_name, other in others:
-        metrics = [
-            found for found in (one.get("metric"), other.get("metric")) if found
-        ]  # fresh ones have none
+        metrics = [found for found in (one.get("metric"), other.get("metric")) if found]  # fresh ones have none
         if len(set(metrics)) > 1:
             raise ConfigError(f"{other_name} is scored by {metrics[1]}, {name} by {metrics[0]}; compare runs of one kind")
         if differing := _differing(one, other):
