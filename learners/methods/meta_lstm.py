@@ -82,7 +82,7 @@ class UpdateRule(nn.Module):
         of_loss = preprocessed(loss).unsqueeze(-1).expand(2, *weights.shape)
         seen = torch.cat([of_loss, preprocessed(slope), h]).flatten(1)
         read = torch.addmm(self.read.bias.unsqueeze(1), self.read.weight, seen).view(4 * UNITS, *weights.shape)
-        opened, candidate = torch.split(read, [3 * UNITS, UNITS])  # split, for the gradient of a slice fills the rest with zeros
+        opened, candidate = torch.split(read, [3 * UNITS, UNITS])  # not sliced: that gradient fills with zeros
         i, f, o = torch.sigmoid(opened).chunk(3)
         c = torch.addcmul(f * c, i, torch.tanh(candidate))
         h = o * torch.tanh(c)
