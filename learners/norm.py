@@ -72,7 +72,7 @@ class EpisodeNorm(_BatchNorm):
             return self._torch(values, 0.0)
         if self.training and self.running_mean is not None and now.episodes == 1 and now.keep is None:
             return self._torch(values, self._momentum())
-        if values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64) and not _written.get():
+        if values.device.type == "cpu" and values.dtype != torch.float16 and not _written.get():
             weight, bias = (self._each(one, fill, values) for one, fill in ((self.weight, 1.0), (self.bias, 0.0)))
             made, mean, scale = normalized(values, weight, bias, self.eps)
         else:
@@ -94,7 +94,8 @@ class EpisodeNorm(_BatchNorm):
     def _each(self, parameter: Tensor | None, fill: float, values: Tensor) -> Tensor:
         """Scale or shift of each episode, [B, C]."""
         if parameter is None:
-            return values.new_full((self.now.episodes, values.shape[1]), fill)
+            kind = torch.promote_types(values.dtype, torch.float32)
+            return values.new_full((self.now.episodes, values.shape[1]), fill, dtype=kind)
         return parameter if parameter.ndim == 2 else parameter.expand(self.now.episodes, -1)
 
     def _normalised(self, values: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

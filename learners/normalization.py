@@ -1,7 +1,8 @@
 """Batch norm of the values of B tasks, each by its own statistics, and its derivatives to the second order.
 
-Values are ``[B * n, C, ...]``, scale and shift ``[B, C]``. Written out in torch's operations, each derivative would be a
-dozen passes over the values; here it is one kernel of torch's a task, and the second one three sums and two values.
+Values are ``[B * n, C, ...]``, scale and shift ``[B, C]``; values may have half the precision of these. Written out in
+torch's operations, each derivative would be a dozen passes over the values; here it is one kernel of torch's a task, and
+the second one three sums and two values.
 
 With ``z = (x - mean) r``, ``r = 1 / sqrt(variance + eps)``, ``y = w z + b``, a slope g of y, means ``< >`` over a task's
 values of a channel, and ``P(u) = u - <u> - z <u z>``, the gradient to x is ``w r P(g)``. Its inner product with v has the
@@ -39,7 +40,7 @@ class _Normalized(Function):
             out, mean, scale = _native(values, weight[0], bias[0], None, None, True, 0.0, eps)
             mean, scale = mean.unsqueeze(0), scale.unsqueeze(0)
         else:
-            out, mean, scale = torch.empty_like(values), values.new_empty(weight.shape), values.new_empty(weight.shape)
+            out, mean, scale = torch.empty_like(values), torch.empty_like(weight), torch.empty_like(weight)
             parts = zip(*(by_task(x, num) for x in (values, out)), weight, bias, mean, scale, strict=True)
             for x, y, w, b, m, r in parts:
                 _native.out(x, w, b, None, None, True, 0.0, eps, out=y, save_mean=m, save_invstd=r)
@@ -95,7 +96,7 @@ class _ToValues(Function):
         slope, values, weight, mean, scale, to_weight, to_bias = ctx.saved_tensors
         num, channels = mean.shape
         m = values.numel() // mean.numel()
-        g, x, v = (_flat(one, num) for one in (slope, values, turn))  # [B, m, C]
+        g, x, v = (_flat(one.to(mean.dtype), num) for one in (slope, values, turn))  # [B, m, C]
         gz, g_mean, wr = to_weight / m, to_bias / m, weight * scale
         wrr, vw_r = wr * scale, turn_weight * scale
         to_slope, to_values, to_scale = torch.empty_like(x), torch.empty_like(x), torch.empty_like(mean)

@@ -1,5 +1,7 @@
 """SNAIL: nothing depends on what comes later, every block has the paper's width, and a toy task is learned."""
 
+import copy
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -46,6 +48,44 @@ def test_no_output_depends_on_a_later_position(block):
         after = block(changed)
         assert torch.equal(after[:, :position], before[:, :position])
         assert not torch.allclose(after[:, position], before[:, position])
+
+
+@pytest.mark.parametrize("shown", [1, 2, 5, 9])
+@pytest.mark.parametrize(
+    "block",
+    [
+        CausalConv(4, 5, 2),
+        DenseBlock(4, 5, 1),
+        TemporalBlock(4, 10, 5),
+        TemporalBlock(4, 10, 5, 1),
+        AttentionBlock(4, 3, 6),
+    ],
+    ids=lambda block: type(block).__name__,
+)
+def test_sequences_that_differ_in_their_end_are_what_each_is_by_itself(block, shown):
+    torch.manual_seed(shown)
+    block = copy.deepcopy(block).double()
+    begin = torch.randn(2, shown, 4, dtype=torch.float64, requires_grad=True)
+    ends = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    sequences = torch.cat([begin[:, None].expand(-1, 3, -1, -1), ends[:, :, None]], dim=2).flatten(0, 1)
+    each = block(sequences).unflatten(0, (2, 3))
+    of_shown, of_ends = block.ends(begin, ends)
+    assert torch.allclose(of_ends, each[:, :, -1])
+    for e in range(3):
+        assert torch.allclose(of_shown, each[:, e, :-1])
+    inputs = (begin, ends, *block.parameters())
+    slopes = torch.autograd.grad(each[:, :, -1].square().sum(), inputs)
+    found = torch.autograd.grad(of_ends.square().sum(), inputs, allow_unused=True)
+    for slope, expected in zip(found, slopes, strict=True):
+        assert torch.allclose(torch.zeros_like(expected) if slope is None else slope, expected)
+
+
+def test_the_convolution_is_torchs():
+    torch.manual_seed(0)
+    for dilation, length in itertools.product((1, 2, 8), (1, 2, 7, 20)):
+        block, values = CausalConv(4, 5, dilation), torch.randn(2, length, 4)
+        padded = torch.nn.functional.pad(values.transpose(1, 2), (dilation, 0))
+        assert torch.allclose(block(values), block.conv(padded).transpose(1, 2), atol=1e-6)
 
 
 @pytest.mark.parametrize(("first", "reached"), [(1, set(range(8))), (2, {0, 2, 4, 6, 8, 10, 12, 14})])

@@ -125,6 +125,22 @@ def test_second_derivatives_of_a_batch_norm_are_the_same_in_pieces(monkeypatch):
         assert torch.allclose(*pair, atol=1e-12)
 
 
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_batch_norm_of_half_precision_is_that_of_single_precision(tasks, memory_format):
+    x = drawn(tasks * 4, 5, 6, 7).float().detach().to(memory_format=memory_format).requires_grad_()
+    given_ = [x, *(drawn(tasks, 5, seed=seed).float().detach().requires_grad_() for seed in (1, 2))]
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        made, mean, scale = normalized(x.to(dtype), *given_[1:], EPS)
+        assert (made.dtype, mean.dtype, scale.dtype) == (dtype, torch.float32, torch.float32)
+        loss = made.float().pow(3).mean() + mean.sum() + scale.sum()
+        first = torch.autograd.grad(loss, given_, create_graph=True)
+        found.append((made.float(), *first, *torch.autograd.grad(sum(one.pow(2).sum() for one in first), given_)))
+    for half, single in zip(*reversed(found), strict=True):
+        assert float((half - single).detach().abs().max()) < 0.03 * float(single.detach().abs().max())
+
+
 @pytest.mark.parametrize(("name", "channels"), [("conv4", 1), ("conv4-stride", 3), ("resnet12", 3)])
 def test_a_network_with_weights_of_each_task_is_one_after_the_other(name, channels):
     torch.manual_seed(0)

@@ -3,7 +3,8 @@
 Mishra, Rohaninejad, Chen, Abbeel 2018, "A simple neural attentive meta-learner". The rows of the support with their labels,
 then a query without one, are a sequence of N K + 1 tokens ``[f(x), onehot(y)]``; the prediction is read at its end. Blocks:
 attention (64 keys, 32 values), temporal convolutions (128 filters), attention (256, 128), temporal, attention (512, 256),
-then a linear layer. Each query has a sequence of its own, so predictions do not depend on each other.
+then a linear layer. Each query has a sequence of its own, so predictions do not depend on each other; what the sequences
+share is computed once.
 
 The support is read in an order that is a hash of its rows: another in each episode, and nothing of the labels can be told
 from it. The depth of the temporal blocks is that of the longest support, --max-support rows; a shorter one may come.
@@ -13,7 +14,7 @@ from it. The depth of the temporal blocks is that of the longest support, --max-
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,11 +115,11 @@ class Snail(EmbeddingLearner):
 
     def read(self, tokens: Tensor, queries: Tensor) -> Tensor:
         """Logits [B, Q, max_ways] of queries [B, Q, D], each read after the support's tokens."""
-        asked = F.pad(queries, (0, self.options.max_ways)).unsqueeze(2)  # no label
-        shown = tokens.unsqueeze(1).expand(-1, queries.shape[1], -1, -1)
-        sequences = torch.cat([shown, asked], dim=2).flatten(0, 1)
-        logits: Tensor = self.head(self.blocks(sequences)[:, -1])
-        return functional.full(logits).view(*queries.shape[:2], -1)
+        asked = F.pad(queries, (0, self.options.max_ways))  # no label
+        for block in self.blocks:
+            tokens, asked = cast(AttentionBlock | TemporalBlock, block).ends(tokens, asked)
+        logits: Tensor = self.head(asked)
+        return functional.full(logits)
 
 
 def make(options: Options, inputs: Inputs) -> Snail:
