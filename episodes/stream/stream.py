@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
 Block_co = TypeVar("Block_co", bound=Sequence[Any], covariant=True)
 VERSION = 1
-_CALL_BYTES = 4 << 20  # of values worth one call: Python's own cost is lost in it
-_MOST = 64  # episodes made together
-_FEW, _FEW_BYTES = 8, 16 << 20  # larger episodes push Python itself out of the cache: a few at once, if that is no burden
+_CALL_BYTES = 6 << 20  # of values worth one call: Python's own cost is lost in it
+_MOST = 96  # episodes made together
+_FEW, _FEW_BYTES = 4, 16 << 20  # larger episodes push Python itself out of the cache: a few at once, if that is no burden
 
 
 class BlockSeries(Series[Item_co], Protocol[Item_co, Block_co]):
