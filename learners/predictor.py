@@ -137,10 +137,10 @@ def picture_form(trained: Trained) -> PictureForm:
         ConfigError: it was trained on something else.
     """
     if trained.form is None:
-        spec = trained.inputs.fields.get(trained.image)
+        seen = ", ".join(f"'{name}' ({spec.dtype} {spec.shape})" for name, spec in trained.inputs.fields.items())
         raise ConfigError(
-            f"image: field '{trained.image}' ({spec.dtype if spec else 'unknown'} {spec.shape if spec else ''}) holds no "
-            "pictures; adapt a run that was trained on images of 1 or 3 channels"
+            f"image: {trained.method} was trained on {seen}, which holds no pictures; adapt a run that was trained on "
+            "images of 1 or 3 channels"
         )
     return trained.form
 

@@ -292,7 +292,7 @@ def test_a_run_on_something_else_than_pictures_is_refused():
     inputs = Inputs(fields={"features": FieldSpec("float32", (8,))})
     learner = protonet.make(protonet.Options(image="features", backbone="linear"), inputs).eval()
     one = Trained(learner=learner, method="protonet", options={}, inputs=inputs, image="features")
-    with pytest.raises(ConfigError, match=r"field 'features' \(float32 \(8,\)\) holds no pictures"):
+    with pytest.raises(ConfigError, match=r"was trained on 'features' \(float32 \(8,\)\), which holds no pictures"):
         adapt_images(one, {"a": [], "b": []})
 
 
