@@ -44,11 +44,7 @@ class ResNet12(nn.Module):
 class _Residual(nn.Module):
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for i in range(3):
-            layers += [nn.Conv2d(before if i == 0 else after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-            layers += [nn.LeakyReLU(_SLOPE)] if i < 2 else []
-        self.path = nn.Sequential(*layers)
+        self.path = _path(before, after, last=False)
         self.shortcut = nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, values: Tensor) -> Tensor:
@@ -91,16 +87,21 @@ class SnailResNet(nn.Module):
 class _Snail(nn.Module):
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for i in range(3):
-            layers += [nn.Conv2d(before if i == 0 else after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
-            layers += [nn.LeakyReLU(_SLOPE)]
-        self.path, self.shortcut = nn.Sequential(*layers), nn.Conv2d(before, after, 1)
+        self.path, self.shortcut = _path(before, after, last=True), nn.Conv2d(before, after, 1)
         self.dropout = nn.Dropout(_DROPPED)
 
     def forward(self, values: Tensor) -> Tensor:
         pooled: Tensor = self.dropout(nn.functional.max_pool2d(self.path(values) + self.shortcut(values), 2))
         return pooled
+
+
+def _path(before: int, after: int, *, last: bool) -> nn.Sequential:
+    """Three 3x3 convolutions with batch norm and leaky ReLU, after the `last` too or not."""
+    layers: list[nn.Module] = []
+    for i in range(3):
+        layers += [nn.Conv2d(before if i == 0 else after, after, 3, padding=1, bias=False), nn.BatchNorm2d(after)]
+        layers += [nn.LeakyReLU(_SLOPE)] if i < 2 or last else []
+    return nn.Sequential(*layers)
 
 
 def image_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
