@@ -138,12 +138,7 @@ class Embedding(nn.Module):
 class EmbeddingLearner(nn.Module):
     """What methods that embed rows one by one share: the embedding, and what is to be said of its batch norm.
 
-    Args:
-        options: backbone and policy.
-        inputs: what the learner is made for.
-
-    Raises:
-        ConfigError: the store has no such field, or the backbone does not take its rows.
+    Made as an `Embedding` is, and raises what that raises.
     """
 
     def __init__(self, options: EmbeddingOptions, inputs: Inputs) -> None:
