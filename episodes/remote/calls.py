@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import time
@@ -86,6 +85,8 @@ class Calls:
         return _systems[key]
 
     def _cause(self, error: Exception, chunks: int) -> str:
+        import asyncio  # slow to import, and a store of this machine does without
+
         if isinstance(error, (TimeoutError, asyncio.TimeoutError)):
             return f"no answer in {self.timeout_s * chunks:g} s"
         return f"{type(error).__name__}: {error}"

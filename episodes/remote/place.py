@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeAlias
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 from episodes.errors import ConfigError, StoreError
 from episodes.remote.cache import Cache, number_of
@@ -222,6 +221,8 @@ def place(where: str | Path | Remote) -> Place:
     if not isinstance(where, str) or not _URL.match(where):
         return Path(where) if isinstance(where, str) else where
     if where.lower().startswith("file://"):
+        from urllib.request import url2pathname  # slow to import, and a plain path does without
+
         return Path(url2pathname(urlsplit(where).path))
     return Remote(where)
 

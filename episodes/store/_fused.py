@@ -13,9 +13,10 @@ from typing import Final
 import numpy as np
 
 from episodes.rng import jit
-from episodes.store._gather import _AHEAD, _memcpy, _prefetch
+from episodes.store._gather import _AHEAD, _prefetch
 from episodes.store._geometry import ONE, move
-from episodes.store._pointers import bytes_at, floats_at
+from episodes.store._past import PAST, copy_past, scale_past, settle
+from episodes.store._pointers import bytes_at, floats_at, memcpy
 
 _FETCHED: Final = 1024  # bytes of a row that are fetched ahead
 
@@ -49,6 +50,8 @@ def gather_transformed(
     scales, shifts = _along_row(scale, width, last), _along_row(shift, width, last)
     stored_last = last if channels == 1 else stored_last  # of one channel the bytes are the same
     straight = len(scale) == 0 and stored_last == last
+    value_bytes = 4 if len(scale) else 1
+    past = n * size * value_bytes >= PAST
     for i in range(n):
         if i + _AHEAD < n:
             ahead = rows[i + _AHEAD]
@@ -56,13 +59,15 @@ def gather_transformed(
             for line in range(0, min(size, _FETCHED), 64):
                 _prefetch(place + np.uint64(line))
         image = addresses[rows[i] // rows_per_shard] + np.uint64((rows[i] % rows_per_shard) * size)
-        to = np.uint64(out + np.uint64(i * size * (4 if len(scale) else 1)))
+        to = np.uint64(out + np.uint64(i * size * value_bytes))
         if len(numbers):
             image = _change(
                 image, to, channels, height, width, stored_last, straight, numbers[i], np.uint8(fill), buffers, framed
             )
         if image != to:
-            _deliver(image, to, channels, height, width, stored_last, last, scales, shifts)
+            _deliver(image, to, channels, height, width, stored_last, last, scales, shifts, past)
+    if past:
+        settle()
     return -1
 
 
@@ -102,12 +107,15 @@ def _along_row(values, width, last):
 
 
 @jit
-def _deliver(image, to, channels, height, width, stored_last, last, scales, shifts):
-    """Layout and type."""
+def _deliver(image, to, channels, height, width, stored_last, last, scales, shifts, past):
+    """Layout and type. What leaves as it lies in the store goes `past` the caches."""
     area, size = height * width, channels * height * width
     if len(scales) == 0:
         if stored_last == last:
-            _memcpy(to, image, size)
+            if past:
+                copy_past(to, image, size)
+            else:
+                memcpy(to, image, size)
             return
         _relayout(bytes_at(image, size), bytes_at(to, size), channels, area, last)
         return
@@ -132,8 +140,11 @@ def _deliver(image, to, channels, height, width, stored_last, last, scales, shif
             _scale_strided(bytes_at(image + np.uint64(c), size - c), plane, channels, scales[c], shifts[c])
     else:
         for c in range(channels):
-            plane = floats_at(to + np.uint64(4 * c * area), area)
-            _scale(bytes_at(image + np.uint64(c * area), area), plane, scales[c], shifts[c])
+            source, plane = image + np.uint64(c * area), to + np.uint64(4 * c * area)
+            if past:
+                scale_past(source, plane, area, scales[c], shifts[c])
+            else:
+                _scale(bytes_at(source, area), floats_at(plane, area), scales[c], shifts[c])
 
 
 @jit

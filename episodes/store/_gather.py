@@ -2,8 +2,9 @@
 
 A row is copied by one memcpy while rows a little further on are being fetched into the nearest cache: beyond the cache,
 small rows are bound by latency, and fetching ahead gave 1.5 times a plain loop in trials. (The hint "used once" is a
-trap: it made the same loop 2.5 times slower on a server CPU.) Shards are addressed by the place of a field's first byte in
-memory, so a store may have any number of them.
+trap: it made the same loop 2.5 times slower on a server CPU.) Many rows at once go past the caches
+(`episodes.store._past`). Shards are addressed by the place of a field's first byte in memory, so a store may have any
+number of them.
 """
 
 from __future__ import annotations
@@ -14,22 +15,11 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from episodes.rng import jit
+from episodes.store._past import PAST, copy_past, settle
+from episodes.store._pointers import memcpy
 
 _AHEAD = 4  # rows fetched ahead
 _FETCHED = 256  # bytes of each; the hardware goes on from there
-
-
-@intrinsic
-def _memcpy(typingctx, destination, source, count):
-    """Copy `count` bytes between two addresses (uint64)."""
-
-    def codegen(context, builder, signature, args):
-        pointer = ir.IntType(8).as_pointer()
-        to, fro = builder.inttoptr(args[0], pointer), builder.inttoptr(args[1], pointer)
-        cgutils.raw_memcpy(builder, to, fro, args[2], 1)
-        return context.get_dummy_value()
-
-    return types.void(types.uint64, types.uint64, types.int64), codegen
 
 
 @intrinsic
@@ -67,10 +57,15 @@ def gather(addresses, rows_per_shard, num_rows, row_bytes, rows, out):
         row = np.uint64(rows[i])
         shard = row // shard_rows
         places[i] = addresses[shard] + (row - shard * shard_rows) * size
-    fetched = min(row_bytes, _FETCHED)
+    fetched, past = min(row_bytes, _FETCHED), n * row_bytes >= PAST
     for i in range(n):
         if i + _AHEAD < n:
             for line in range(0, fetched, 64):
                 _prefetch(places[i + _AHEAD] + np.uint64(line))
-        _memcpy(out + np.uint64(i) * size, places[i], row_bytes)
+        if past:
+            copy_past(out + np.uint64(i) * size, places[i], row_bytes)
+        else:
+            memcpy(out + np.uint64(i) * size, places[i], row_bytes)
+    if past:
+        settle()
     return -1

@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 
 from episodes.rng import jit
-from episodes.store._gather import _memcpy
-from episodes.store._pointers import bytes_at, load, load_pair, store
+from episodes.store._pointers import bytes_at, load, load_pair, memcpy, store
 
 ONE: Final = 65536  # 1.0 in 16.16
 
@@ -72,7 +71,7 @@ def _fill(to, count, value):
 def _copy_row(source, to, count, length, step):
     """`count` pixels of `length` bytes, read `step` bytes apart."""
     if step == length:
-        _memcpy(to, source, count * length)
+        memcpy(to, source, count * length)
     elif step == -1 and count:
         end = np.uint64(count - 1)  # unsigned places are not looked at for wrapping around, so this becomes a shuffle
         pixels, out = bytes_at(np.uint64(source - end), count), bytes_at(to, count)

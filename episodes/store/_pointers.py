@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from llvmlite import ir
 from numba import carray  # type: ignore[attr-defined]  # in a list of exports that numba computes
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from episodes.rng import jit
@@ -23,6 +23,19 @@ def _pointer(typingctx, address):
         return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
 
     return types.voidptr(types.uint64), codegen
+
+
+@intrinsic
+def memcpy(typingctx, destination, source, count):
+    """Copy `count` bytes between two addresses (uint64)."""
+
+    def codegen(context, builder, signature, args):
+        pointer = ir.IntType(8).as_pointer()
+        to, fro = builder.inttoptr(args[0], pointer), builder.inttoptr(args[1], pointer)
+        cgutils.raw_memcpy(builder, to, fro, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64, types.uint64, types.int64), codegen
 
 
 @intrinsic
