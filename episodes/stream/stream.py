@@ -15,9 +15,8 @@ Item = TypeVar("Item")
 Item_co = TypeVar("Item_co", covariant=True)
 Block_co = TypeVar("Block_co", bound=Sequence[Any], covariant=True)
 VERSION = 1
-_CALL_BYTES = 6 << 20  # of values worth one call: Python's own cost is lost in it
-_MOST = 96  # episodes made together
-_FEW, _FEW_BYTES = 4, 16 << 20  # larger episodes push Python itself out of the cache: a few at once, if that is no burden
+_CALL_BYTES = 16 << 20  # of values made in one call: Python's own cost is lost in it, and they go past the caches
+_MOST = 256  # episodes of a call
 
 
 class BlockSeries(Series[Item_co], Protocol[Item_co, Block_co]):
@@ -202,6 +201,5 @@ def _ranks(rank: int | None, world: int | None) -> tuple[int, int]:
 
 def _worth_a_call(series: BlockSeries[Any, Any], multiple: int) -> int:
     """Items to make in one call: as many as are worth it, in whole blocks of `multiple`."""
-    size = max(1, series.episode_bytes)
-    worth = max(1, min(_MOST, _CALL_BYTES // size), min(_FEW, _FEW_BYTES // size))
+    worth = max(1, min(_MOST, _CALL_BYTES // max(1, series.episode_bytes)))
     return multiple * max(1, worth // multiple)
