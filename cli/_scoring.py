@@ -17,7 +17,8 @@ from episodes import plugins
 from episodes.errors import ConfigError, LeakageError
 
 if TYPE_CHECKING:
-    from cli.recipe import EpisodeTable, Recipe
+    from cli.episode_table import EpisodeTable
+    from cli.recipe import Recipe
     from episodes.made import StorePlace
     from episodes.remote.place import Place
     from episodes.shards.read import EpisodeShards
@@ -58,7 +59,8 @@ def read_run(path: Path, batch_norm: str | None = None, learner: Sequence[str] =
     Raises:
         ConfigError: there is no run; its method has no batch norm to choose, or no such option.
     """
-    from cli.recipe import DATA, options_of, read
+    from cli.episode_flags import options_of
+    from cli.recipe import DATA, read
     from episodes.config import from_table
 
     if not (path / "recipe.toml").exists():
@@ -77,7 +79,8 @@ def read_run(path: Path, batch_norm: str | None = None, learner: Sequence[str] =
 
 def settings_of(run: Run, values: Mapping[str, Any], store: StorePlace | None) -> tuple[EpisodeTable, ...]:
     """The settings of a run's recipe, or the one that options describe; of `store` alone where it is given."""
-    from cli.recipe import TEST, episode_table
+    from cli.episode_flags import episode_table
+    from cli.episode_table import TEST
 
     base = run.recipe.evaluate[0] if run.recipe.evaluate else TEST
     settings = (episode_table(values, base),) if given(values) else run.recipe.evaluate

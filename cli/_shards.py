@@ -11,7 +11,7 @@ from episodes.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cli.recipe import EpisodeTable
+    from cli.episode_table import EpisodeTable
     from episodes.made import StorePlace
     from episodes.remote.place import Place
     from episodes.shards.read import EpisodeShards
@@ -49,7 +49,7 @@ def opened_shards(path: Place, store: StorePlace | None) -> EpisodeShards:
 
 def described(shards: EpisodeShards) -> EpisodeTable:
     """The episodes as a table of a recipe: what was compiled, as far as the manifest says it."""
-    from cli.recipe import EpisodeTable
+    from cli.episode_table import EpisodeTable
     from episodes.config import from_table
 
     about = shards.manifest.about
@@ -71,7 +71,7 @@ def refuse_episode_options(path: Place, values: Mapping[str, Any], allowed: froz
         ConfigError: one was given.
     """
     from cli._options import given
-    from cli.recipe import EpisodeTable
+    from cli.episode_table import EpisodeTable
 
     known = {f.name for f in fields(EpisodeTable)} | {"episode_file", "mix"}
     if wrong := sorted((given(values).keys() & known) - allowed):

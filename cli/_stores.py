@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cli.recipe import EpisodeTable
+    from cli.episode_table import EpisodeTable
     from episodes.made import StorePlace
     from episodes.protocols import SampleStore
     from episodes.stream.mixture import MixedEpisodes

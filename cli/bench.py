@@ -43,7 +43,7 @@ def command(
     loop over an array in memory, and torch's DataLoader over single images with an episodic batch sampler.
     """
     import episodes
-    from cli.recipe import episode_table
+    from cli.episode_flags import episode_table
     from episodes.bench import bench, report
 
     if output is not None and (output.suffix.lower() != ".png" or (output.exists() and not overwrite)):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from cli._scoring import Run, Scored, Settings
-    from cli.recipe import EpisodeTable
+    from cli.episode_table import EpisodeTable
     from episodes.made import StorePlace
     from episodes.remote.place import Place
     from learners.comparison import Comparison

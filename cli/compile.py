@@ -15,7 +15,7 @@ from episodes.config import to_table
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cli.recipe import EpisodeTable
+    from cli.episode_table import EpisodeTable
     from episodes.engines import Run
     from episodes.made import StorePlace
     from episodes.remote.place import Place
@@ -132,7 +132,7 @@ def _compiled(
 def one_series(store: StorePlace, values: dict[str, Any]) -> tuple[EpisodeTable, SampledEpisodes]:
     """What the episode options say, and the series of one store that they describe."""
     import episodes
-    from cli.recipe import episode_table
+    from cli.episode_flags import episode_table
 
     table = episode_table(values)
     if table.sources:

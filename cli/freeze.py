@@ -33,7 +33,7 @@ def command(store: StorePlace, count: int | None, runs: Path | None, output: Pat
     episodes evaluate run --sampler frozen -O path=test.jsonl
     """
     import episodes
-    from cli.recipe import episode_table
+    from cli.episode_flags import episode_table
     from episodes import frozen
     from episodes.made import Made
     from episodes.selection import Selection

@@ -14,7 +14,7 @@ from cli._stores import each_series, joined, opened
 from episodes.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cli.recipe import EpisodeTable
+    from cli.episode_table import EpisodeTable
     from episodes.made import StorePlace
     from episodes.stream.series import SampledEpisodes
 
@@ -75,7 +75,7 @@ def describe(series: SampledEpisodes, indices: range, as_json: bool, output: Pat
 
 def sampled(store: StorePlace, values: dict[str, Any]) -> tuple[EpisodeTable, dict[str, SampledEpisodes]]:
     """What the episode options say, and the series of each source that they describe."""
-    from cli.recipe import episode_table
+    from cli.episode_flags import episode_table
 
     table = episode_table(values)
     return table, each_series(table, store, opened(store, table))

@@ -20,7 +20,8 @@ from episodes import plugins
 from episodes.errors import ConfigError, EpisodesError
 
 if TYPE_CHECKING:
-    from cli.recipe import EpisodeTable, Recipe
+    from cli.episode_table import EpisodeTable
+    from cli.recipe import Recipe
     from episodes.made import StorePlace
     from learners.report import Report
 
@@ -122,7 +123,8 @@ def resumed(output: Path, method: str, values: dict[str, Any]) -> Recipe:
 
 def resolved(method: str, values: dict[str, Any], compiled: tuple[EpisodeTable, ...] = ()) -> Recipe:
     """A recipe from --recipe and the flags that override it; `compiled`: training and validation episodes of shards."""
-    from cli.recipe import Recipe, episode_table, find
+    from cli.episode_flags import episode_table
+    from cli.recipe import Recipe, find
     from episodes.config import from_table, to_table
     from learners.settings import TrainConfig
 

@@ -55,7 +55,8 @@ def evaluate_untrained(
     Raises:
         ConfigError: the method has parameters that meta-training would set.
     """
-    from cli.recipe import TEST, episode_table, options_of
+    from cli.episode_flags import episode_table, options_of
+    from cli.episode_table import TEST
     from episodes.config import from_table
     from learners import ranks
     from learners.fabric import make_fabric

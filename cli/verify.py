@@ -68,7 +68,7 @@ def command(path: Place, store: StorePlace | None, repair: bool, as_json: bool) 
 
 def _series(path: Path, store: Any, *, needed: bool) -> SampledEpisodes | None:
     """The episodes that shards were compiled from, by the recipe in their manifest; None where it has none that works."""
-    from cli.recipe import EpisodeTable
+    from cli.episode_table import EpisodeTable
     from episodes.config import from_table
     from episodes.shards.manifest import MANIFEST, ShardManifest
 

@@ -99,7 +99,8 @@ def test_a_spec_is_written_with_what_differs_only():
 
 
 def test_toml_and_flags_write_counts_alike():
-    from cli.recipe import EpisodeTable, episode_table
+    from cli.episode_flags import episode_table
+    from cli.episode_table import EpisodeTable
 
     toml = from_table(EpisodeTable, {"ways": "5..20", "shots": {"1": 0.5, "5": 0.5}, "queries": 3})
     flags = episode_table({"ways": "5..20", "shots": "{1: 0.5, 5: 0.5}", "queries": "3"})

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import episodes
+from cli.episode_table import Source
 from cli.main import main
-from cli.recipe import Source
 from episodes import rng
 from episodes.errors import ConfigError, PluginNotFound, SpecError, StoreError
 from episodes.made import Made, store_place
