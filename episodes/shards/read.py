@@ -21,11 +21,13 @@ from episodes.shards.manifest import MANIFEST, ShardManifest
 from episodes.shards.mapped import OpenShard, array_at, open_shard, pictures_at
 from episodes.shards.tar import read_header
 from episodes.spec import EpisodeSpec
+from episodes.store._past import copy_arrays
 from episodes.stream.buffers import Arena
 
 _PARTS: Final = np.arange(3, dtype=np.int8)
 _LABEL: Final = FieldSpec("int64", ())
 _Arrays = Mapping[str, NDArray[Any]]
+_Pieces = list[tuple[NDArray[Any], NDArray[Any]]]  # where to, where from: contiguous
 
 
 class EpisodeShards:
@@ -165,8 +167,10 @@ class EpisodeShards:
             labels, rows = labels[order], rows[order]
         if self.manifest.payload != "rows":
             ends = offsets.T.tolist()
+            copied: _Pieces = []
             for (shard, k), begin, end in zip(places, ends, ends[1:], strict=False):
-                self._fill(shard, k, fields, class_fields, begin, end)
+                copied += self._pieces(shard, k, fields, class_fields, begin, end)
+            copy_arrays(copied)
         elif self._store is not None:
             self._store.read(rows, fields)
             _turn(fields, labels, variants, offsets)
@@ -202,20 +206,21 @@ class EpisodeShards:
             self._open[number] = shard
         return shard
 
-    def _fill(
+    def _pieces(
         self, shard: OpenShard, k: int, fields: _Arrays, class_fields: _Arrays, begin: list[int], end: list[int]
-    ) -> None:
-        """Values of one episode into its places: by part, and of its classes, `begin` to `end` in the arrays of fields."""
-        num, at = sum(end[:3]) - sum(begin[:3]), int(shard.index.begins[k])
+    ) -> _Pieces:
+        """Values of one episode and their places: by part, and of its classes, `begin` to `end` in the arrays of fields."""
+        num, at, out = sum(end[:3]) - sum(begin[:3]), int(shard.index.begins[k]), []
         for name, spec in self._in_order:
             values, at = self._values(shard, at, num, spec)
-            first, out = 0, fields[name]
+            first = 0
             for start, stop in zip(begin[:3], end[:3], strict=True):
                 if stop > start:
-                    out[start:stop] = values[first : first + stop - start]
+                    out.append((fields[name][start:stop], values[first : first + stop - start]))
                     first += stop - start
         for name, values in self._class_values(shard, at, num, end[3] - begin[3]):
-            class_fields[name][begin[3] : end[3]] = values
+            out.append((class_fields[name][begin[3] : end[3]], values))
+        return out
 
     @cached_property
     def _in_order(self) -> list[tuple[str, FieldSpec]]:

@@ -9,12 +9,14 @@ gained. Below, the reader would miss what it could have found in the cache: a th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from episodes.rng import jit
 from episodes.store._pointers import bytes_at, floats_at, memcpy
@@ -109,3 +111,23 @@ def scale_past(source, to, count, scale, shift):
     _scale_lines(to + np.uint64(4 * head), source + np.uint64(head), lines, scale, shift)
     for i in range(head + lines * _FLOATS, count):
         out[i] = np.float32(pixels[i]) * scale + shift
+
+
+@jit
+def copy_pieces(destinations, sources, counts):
+    """Copy ``counts[i]`` bytes (int64) between addresses (uint64), one piece after the other: together they decide how."""
+    past = counts.sum() >= PAST
+    for i in range(len(counts)):
+        if past:
+            copy_past(destinations[i], sources[i], counts[i])
+        else:
+            memcpy(destinations[i], sources[i], counts[i])
+    if past:
+        settle()
+
+
+def copy_arrays(pieces: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    """Copy arrays, each (to, from) contiguous and of one type and shape."""
+    addresses = np.array([(to.ctypes.data, source.ctypes.data) for to, source in pieces], np.uint64).reshape(-1, 2)
+    counts = np.array([source.nbytes for _, source in pieces], np.int64)
+    copy_pieces(addresses[:, 0], addresses[:, 1], counts)
