@@ -24,8 +24,8 @@ from episodes.protocols import FieldSpec
 from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.charts import Chart, Line
-from learners.fast import Weights
 from learners.intervals import mean_and_interval
+from learners.net import Weights
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, task_of
 from learners.scoring import Scoring
 

@@ -52,13 +52,7 @@ class Work:
         classes = ClassTable.build(
             count_classes(ordered), listing.groups, listing.splits, listing.is_a, listing.class_fields
         )
-        key_bytes = max(len(sample.key.encode()) for sample in ordered)
-        columns = {
-            **{name: spec for name, spec in sorted(listing.fields.items()) if name not in encodings},
-            KEY: FieldSpec(f"S{key_bytes}", ()),
-            DIGEST: FieldSpec("uint8", (DIGEST_BYTES,)),
-            **{SPAN + name: FieldSpec("int64", (2,)) for name in encodings},
-        }
+        columns = _columns(listing, ordered, encodings)
         row_bytes = sum(spec.row_bytes for spec in columns.values())
         row_bytes += sum(listing.fields[name].row_bytes // _ENCODED_SHARE for name in encodings)
         rows_per_shard = max(1, shard_bytes // row_bytes)
@@ -68,19 +62,8 @@ class Work:
             "columns": {name: asdict(spec) for name, spec in columns.items()},
             "rows_per_shard": rows_per_shard,
             "skip_broken": skip_broken,
-            "groups": dict(listing.groups),
-            "is_a": list(listing.is_a),
-            # Lists, for their order counts: the first list is the store's default.
-            "splits": [[one, [[k, list(v)] for k, v in parts.items()]] for one, parts in listing.splits.items()],
+            **_decisive(listing, classes, encodings),
         }
-        if classes.class_fields:
-            decisive["class_fields"] = to_table(classes.class_fields)
-        if encodings:
-            decisive["encodings"] = {name: asdict(one) for name, one in encodings.items()}
-            decisive["fields"] = {name: asdict(spec) for name, spec in listing.fields.items()}
-        digest = hashlib.sha256(canonical(decisive))
-        for sample in ordered:
-            digest.update(f"{sample.class_name}\x1f{sample.key}\x1f{sample.size}\x1e".encode())
         return cls(
             samples=ordered,
             listing=listing,
@@ -89,8 +72,42 @@ class Work:
             rows_per_shard=rows_per_shard,
             skip_broken=skip_broken,
             reader=about,
-            source=digest.hexdigest(),
+            source=_digest(decisive, ordered),
         )
+
+
+def _columns(listing: Listing, samples: Sequence[RawSample], encodings: Mapping[str, Encoding]) -> dict[str, FieldSpec]:
+    """What a shard holds of a row: fields, key, digest, and where its encoded images are."""
+    key_bytes = max(len(sample.key.encode()) for sample in samples)
+    return {
+        **{name: spec for name, spec in sorted(listing.fields.items()) if name not in encodings},
+        KEY: FieldSpec(f"S{key_bytes}", ()),
+        DIGEST: FieldSpec("uint8", (DIGEST_BYTES,)),
+        **{SPAN + name: FieldSpec("int64", (2,)) for name in encodings},
+    }
+
+
+def _decisive(listing: Listing, classes: ClassTable, encodings: Mapping[str, Encoding]) -> dict[str, Any]:
+    """What of a listing decides a store, beside its samples."""
+    table: dict[str, Any] = {
+        "groups": dict(listing.groups),
+        "is_a": list(listing.is_a),
+        # Lists, for their order counts: the first list is the store's default.
+        "splits": [[one, [[k, list(v)] for k, v in parts.items()]] for one, parts in listing.splits.items()],
+    }
+    if classes.class_fields:
+        table["class_fields"] = to_table(classes.class_fields)
+    if encodings:
+        table["encodings"] = {name: asdict(one) for name, one in encodings.items()}
+        table["fields"] = {name: asdict(spec) for name, spec in listing.fields.items()}
+    return table
+
+
+def _digest(decisive: Mapping[str, Any], samples: Sequence[RawSample]) -> str:
+    digest = hashlib.sha256(canonical(decisive))
+    for sample in samples:
+        digest.update(f"{sample.class_name}\x1f{sample.key}\x1f{sample.size}\x1e".encode())
+    return digest.hexdigest()
 
 
 def _key_hash(key: str) -> bytes:

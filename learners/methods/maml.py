@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError
-from learners.fast import FastLearner, FastOptions, Weights, gradient, mean_loss
+from learners.fast import FastLearner, FastOptions
+from learners.net import Weights, gradient, mean_loss
 from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, task_of
 
 

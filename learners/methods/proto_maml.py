@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from learners import functional
-from learners.fast import Weights
 from learners.methods.maml import MAML, Options
+from learners.net import Weights
 from learners.protocol import Inputs
 
 __all__ = ["Options", "ProtoMAML", "make"]

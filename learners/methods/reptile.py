@@ -25,7 +25,8 @@ from torch import Tensor
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError
-from learners.fast import FastLearner, FastOptions, Weights, gradient, mean_loss
+from learners.fast import FastLearner, FastOptions
+from learners.net import Weights, gradient, mean_loss
 from learners.protocol import Inputs, MetaLoss, Predictor, Task
 
 BETA2, EPSILON = 0.999, 1e-8
