@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+COMPILED = ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_past.py", "episodes/store/_pointers.py")
 ONLY = {  # module -> the files, or folders, that may import it
-    "numba": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_pointers.py"),
-    "llvmlite": ("episodes/rng.py", "episodes/store/_gather.py", "episodes/store/_pointers.py"),
+    "numba": COMPILED,
+    "llvmlite": COMPILED,
     "h5py": ("episodes/store/writer.py",),
     "PIL": (
         "episodes/readers/",
@@ -74,6 +75,13 @@ def test_readers_sampling_and_store_do_not_know_each_other():
 
 def test_importing_the_package_loads_nothing_heavy():
     code = "import sys, episodes; print(sorted({'torch', 'numba', 'h5py', 'PIL', 'click'} & set(sys.modules)))"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip() == "[]"
+
+
+def test_opening_a_store_of_this_machine_loads_nothing_of_the_network(glyphs_store):
+    network = "{'asyncio', 'http', 'ssl', 'fsspec'}"
+    code = f"import sys, episodes; episodes.open({str(glyphs_store)!r}); print(sorted({network} & set(sys.modules)))"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.strip() == "[]"
 
