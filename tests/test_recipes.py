@@ -7,6 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from cli import outcome, recipe, shipped
+from cli._toml import parsed
 from cli.main import main
 from episodes import plugins
 from episodes.config import from_table, to_table
@@ -74,7 +75,7 @@ def test_one_recipe_is_printed_as_it_is_shipped(tmp_path):
 
 def test_a_run_does_not_claim_the_results_of_its_recipe():
     own = recipe.find("protonet-omniglot-cpu")
-    table = recipe.tomllib.loads(own.to_toml())
+    table = parsed(own.to_toml())
     assert not {"result", "ran"} & table.keys()
     assert table["train"]["steps"] == own.train.steps
 
