@@ -101,7 +101,10 @@ def copy_past(to, source, count):
 
 @jit
 def scale_past(source, to, count, scale, shift):
-    """``source * scale + shift``, [count] float32 at `to`, of the bytes at `source` (uint64); then call `settle`."""
+    """``source * scale + shift``, [count] float32 at `to`, of the bytes at `source`; then call `settle`.
+
+    Both are addresses (uint64); `to` is aligned to 4 bytes.
+    """
     head = min(count, np.int64(-np.int64(to) % _LINE) // 4)
     lines = (count - head) // _FLOATS
     pixels, out = bytes_at(source, count), floats_at(to, count)
