@@ -44,6 +44,7 @@ SPECS = {
     "transformed": episodes.EpisodeSpec(ways=5, shots=1, queries=5),
 }
 CHANGED = Transform(flip=True, crop_padding=2, rotate=10, contrast=0.3, mean=(0.5,), std=(0.25,))
+LEAST = 30  # episodes between two saves, however busy the machine is
 KEPT, WATCH_S = 6, 5.0  # an episode that is kept keeps the memory of all that were made with it
 
 
@@ -135,8 +136,9 @@ class Track:
         Where a failure cut a block short, ranks stand at different places: what not all have taken is given again.
         """
         states = [stream.state_dict() for stream in self.streams] or [self.quiet.state_dict()]
+        given = [due - rank for rank, due in enumerate(self.due)] or [self.place]
+        assert [state["next_index"] for state in states] == given, (self.place, self.due, states)
         state = min(states, key=lambda one: one["next_index"])
-        assert self.place - len(states) < state["next_index"] <= self.place, (self.place, states)
         if not self.streams or self.rng.random() < 0.5:
             self.reopen()
         for stream in self.streams:
@@ -146,9 +148,9 @@ class Track:
         self.saves += 1
 
     def segment(self, seconds: float) -> None:
-        """Episodes of all ranks in order for so long, then as many of the quiet stream."""
+        """Episodes of all ranks in order for so long, and `LEAST` at least; then as many of the quiet stream."""
         begin, end = self.place, time.monotonic() + seconds
-        while self.streams and time.monotonic() < end:
+        while self.streams and (time.monotonic() < end or self.place < begin + LEAST):
             self.ask(min(range(len(self.due)), key=self.due.__getitem__))
             while (episode := self.waiting.pop(self.place, None)) is not None:
                 self.take(episode)
@@ -228,7 +230,7 @@ def soak(minutes: float, saves: int, every: int = 150, watch_s: float = WATCH_S)
         if time.monotonic() >= last + watch_s:
             last = time.monotonic()
             watched.append(usage())
-        if last >= end or (time.monotonic() >= end and sum(t.saves for t in tracks.values()) >= saves):
+        if time.monotonic() >= end and sum(t.saves for t in tracks.values()) >= saves:
             break
     for track in tracks.values():
         track.close()

@@ -18,7 +18,7 @@ from episodes.errors import StoreCorrupt
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
 
 
-SOAK = "soak.soak(minutes=0.05, saves=12, every=20, watch_s=0.5)"
+SOAK = "soak.soak(minutes=0.05, saves=12, every=3, watch_s=0.5)"
 MEMORY = "soak.memory(4000, workers=1, block=16)"
 LEAK = """
 def leaking(restore, left):
@@ -49,8 +49,8 @@ def test_disturbed_streams_give_the_inline_streams_episodes():
     done = alone(SOAK)
     for kind in done["kinds"].values():
         assert kind["sha256"] == kind["inline"]
-        assert kind["episodes"] > 100
         assert kind["saves"] >= 4
+        assert kind["episodes"] >= 4 * 30
     assert sum(kind["told"] for kind in done["kinds"].values()) > 0
     assert done["after_close"]["handles"] == done["before"]["handles"]
     assert done["after_close"]["threads"] == done["before"]["threads"]

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from worlds import memory_store
 
@@ -191,6 +191,38 @@ def test_an_error_that_passes_loses_nothing(workers):
             next(stream)
     assert failures > 0
     assert [values(e) for e in got] == [values(sound[i]) for i in range(200)]
+
+
+class Flaky(Failing):
+    """A store some of whose reads fail, by their number."""
+
+    def __init__(self, store, calls):
+        super().__init__(store, None)
+        self._calls, self._number = calls, 0
+
+    def read(self, rows, out=None):
+        self._number += 1
+        if self._number in self._calls:
+            raise StoreCorrupt("a cable was pulled")
+        return self._store.read(rows, out)
+
+
+@settings(deadline=None)
+@given(calls=st.sets(st.integers(1, 40)), block=st.sampled_from([None, 1, 3, 16]))
+@example(calls={1, 5, 6}, block=16)  # a block, its fourth episode, and the block of the three before it
+def test_whatever_read_fails_is_told_in_its_turn_and_nothing_is_lost(calls, block):
+    sound = series(length=30)
+    broken = dataclasses.replace(sound, store=Flaky(sound.store, calls))
+    got = []
+    with Stream(broken, block=block, workers=0) as stream:
+        while len(got) < 30:
+            try:
+                items = next(stream)
+            except WorkerFailed as failure:
+                assert failure.index == len(got)
+            else:
+                got.extend([items] if block is None else items)
+    assert [values(e) for e in got] == [values(sound[i]) for i in range(30)]
 
 
 class Interrupting:

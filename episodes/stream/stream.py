@@ -121,9 +121,10 @@ class Stream(Iterator[Item], Generic[Item]):
             good, failure = one_by_one(self.series.__getitem__, indices)
             if failure is None:  # it will be made when it is asked for again; what went wrong is still told
                 return (), Failure(indices[0], error)
-            return (self._blocks.block(indices[: len(good)], arena) if good else ()), failure
         finally:
             self._arenas.give_back(arena)
+        made, earlier = self._make(indices[: len(good)]) if good else ((), None)  # may fail anew
+        return made, earlier or failure
 
     def __next__(self) -> Item:
         """The next item of this rank, or block of items."""
