@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -211,6 +212,11 @@ def check_audits(results: Sequence[tuple[str, Report]], where: Path | None) -> N
     for name, result in results:
         if not result.audit.passed:
             told = f" (see {where})" if where is not None else ""
+            if not math.isfinite(result.audit.largest_difference):
+                raise LeakageError(
+                    f"'{name}' predicts what is no finite number, of which no audit can say anything; lower the rate "
+                    f"of its inner steps, or train it with a lower lr{told}"
+                )
             raise LeakageError(
                 f"'{name}' is not declared transductive, yet a logit changed by "
                 f"{result.audit.largest_difference:.1%} of their spread when a query was predicted alone{told}"

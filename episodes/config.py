@@ -69,6 +69,7 @@ def _value(kind: Any, value: Any, path: str) -> Any:
     if origin in (Union, types.UnionType):
         return _union(args, value, path)
     if origin is Literal:
+        value = str(value) if type(value) is int else value  # a word that looks like a number, as TOML reads it
         if value not in args:
             raise ConfigError(f"{path}: expected one of {', '.join(map(repr, args))}, got {value!r}")
         return value

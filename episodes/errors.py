@@ -90,7 +90,7 @@ class CheckpointError(EpisodesError):
 
 
 class LeakageError(EpisodesError):
-    """A prediction depended on other queries although the method says it may not."""
+    """A prediction depended on other queries although the method says it may not, or was no finite number."""
 
 
 def near(name: str, known: Iterable[str]) -> str:

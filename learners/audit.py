@@ -31,7 +31,7 @@ class Audit:
     queries: int
     """Queries predicted alone."""
     largest_difference: float
-    """Largest difference of a logit, as a fraction of the spread of the episode's logits."""
+    """Largest difference of a logit, as a fraction of the spread of the episode's logits; inf where one is not finite."""
     transductive: bool
     """As the method declares it."""
 
@@ -39,6 +39,13 @@ class Audit:
     def passed(self) -> bool:
         """The method is declared transductive, or its predictions do not depend on the other queries."""
         return self.transductive or self.largest_difference <= TOLERANCE
+
+    @property
+    def verdict(self) -> str:
+        """What a line about the results says of it."""
+        if self.passed:
+            return "leakage audit passed"
+        return "LEAKAGE AUDIT FAILED" if math.isfinite(self.largest_difference) else "PREDICTIONS ARE NOT FINITE"
 
 
 @torch.no_grad()

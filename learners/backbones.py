@@ -159,7 +159,10 @@ def _imported(name: str) -> nn.Module:
         found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(f"backbone: cannot import '{name}' ({error}); expected package.module:attribute") from error
-    made = found if isinstance(found, nn.Module) else found()
+    try:
+        made = found if isinstance(found, nn.Module) else found()
+    except TypeError as error:
+        raise ConfigError(f"backbone: '{name}' cannot be called without arguments ({error})") from error
     if not isinstance(made, nn.Module):
         raise ConfigError(f"backbone: '{name}' is {type(made).__name__}; expected a torch.nn.Module or what makes one")
     return made

@@ -48,14 +48,17 @@ def field_of(options: EmbeddingOptions, inputs: Inputs) -> tuple[str, tuple[int,
     """Name and shape of the field that holds the input: the one field of a store that has no ``image``, as of features.
 
     Raises:
-        ConfigError: the store has no such field.
+        ConfigError: the store has no such field, or it is of single numbers.
     """
     name = options.image
     if name == "image" and name not in inputs.fields and len(inputs.fields) == 1:
         (name,) = inputs.fields
     if name not in inputs.fields:
         raise ConfigError(f"image: the store has no field '{name}'; it has {', '.join(sorted(inputs.fields))}")
-    return name, inputs.fields[name].shape
+    shape = inputs.fields[name].shape
+    if not shape:
+        raise ConfigError(f"image: field '{name}' is one number a row; learners take vectors and images")
+    return name, shape
 
 
 class Embedding(nn.Module):

@@ -27,6 +27,8 @@ def make_fabric(accelerator: str, precision: str) -> Fabric:
     Raises:
         ConfigError: no such accelerator or precision here, or fewer devices than processes.
     """
+    if precision != "32-true" and not precision.endswith("-mixed"):
+        raise ConfigError(f"precision: expected 32-true, bf16-mixed or 16-mixed, got '{precision}'")
     num = int(os.environ["WORLD_SIZE"]) if distributed.is_available() and distributed.is_torchelastic_launched() else 1
     here = int(os.environ["LOCAL_WORLD_SIZE"]) if num > 1 else 1
     settings: dict[str, Any] = {"devices": here, "num_nodes": num // here}

@@ -23,7 +23,7 @@ from learners import functional
 from learners.embedding import EmbeddingOptions, field_of
 from learners.net import Net, Weights
 from learners.norm import Policy, written_out
-from learners.protocol import Inputs, Predictor
+from learners.protocol import Inputs, Predictor, require_support
 
 # Of the largest tensor of some tasks. Smaller ones gain less; beyond 32 MiB glibc asks the system for fresh pages for every
 # tensor, and 84x84x3 then takes 1.15 times as long as one task at a time.
@@ -84,11 +84,15 @@ class FastLearner(nn.Module):
         return self._policy if self.net.norms else "none"
 
     def require(self, spec: EpisodeSpec) -> None:
-        """Raise `SpecError` unless the head has an output for every class, and there is a support to learn from."""
-        if spec.ways.high > self._max_ways:
-            raise SpecError(f"the head has {self._max_ways} outputs; ways={spec.ways} needs --max-ways as many")
-        if spec.shots.low < 1 and spec.shots.kind != "variable":
-            raise SpecError(f"weights are adapted to the support; shots={spec.shots} must be 1 or more")
+        """Raise `SpecError` unless the head has an output for every class, which has a shot, and there are queries."""
+        self.require_outputs(spec.ways.high, f"ways={spec.ways}")
+        require_support(type(self).__name__, spec)
+
+    def require_outputs(self, ways: int, told: str = "") -> None:
+        """Raise `SpecError` unless the head has an output for every class of an episode; `told`: what has so many."""
+        if ways > self._max_ways:
+            told = told or f"an episode of {ways} ways"
+            raise SpecError(f"the head has {self._max_ways} outputs; {told} needs --max-ways as many")
 
     def rows(self, fields: Fields[Tensor]) -> Tensor:
         """The input of a part, [B, n, ...] float."""
@@ -98,10 +102,12 @@ class FastLearner(nn.Module):
         """How tasks with these rows are computed; what is fastest was measured (docs, "Performance")."""
         if self._tasks in ("loop", "vmap"):
             return self._tasks
+        if self.net.row_bytes is None:  # layers that nobody knows, as a GRU, which vmap cannot do
+            return "loop"
         if self._tasks == "auto" and rows.device.type != "cpu":
             return "vmap"
         mixed = torch.is_autocast_enabled(rows.device.type)  # what is written for blocks knows one precision
-        return "loop" if self.net.row_bytes is None or mixed else "block"
+        return "loop" if mixed else "block"
 
     def over_tasks(self, work: Callable[..., Any], *inputs: Any) -> Any:
         """`work` on the tasks of a block, one by one, by vmap, or on some at a time. The results are equal to rounding.
@@ -113,7 +119,7 @@ class FastLearner(nn.Module):
         way, num = self.way(inputs[-1]), len(inputs[-1])
         if way == "vmap":
             with written_out():
-                return vmap(work)(*inputs)
+                return vmap(work, randomness="different")(*inputs)  # dropout draws anew for each task
         if way == "loop":
             return _stacked([work(*(_of(value, b) for value in inputs)) for b in range(num)], torch.stack)
         rows = max(value.shape[1] for value in inputs if isinstance(value, Tensor))
@@ -129,7 +135,10 @@ class FastLearner(nn.Module):
             return self.net.predict(weights, rows, queries, self.batch_norm)[..., :ways]
 
         def predict(fields: Fields[Tensor]) -> Tensor:
-            logits: Tensor = self.over_tasks(some, weights, support, self.rows(fields))
+            queries = self.rows(fields)
+            if not queries.shape[1]:
+                return queries.new_zeros(*queries.shape[:2], ways)
+            logits: Tensor = self.over_tasks(some, weights, support, queries)
             return functional.full(logits)
 
         return predict

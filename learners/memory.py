@@ -102,7 +102,7 @@ class LeastRecentlyUsed(nn.Module):
         """The state after the controller has shown keys, what is to be added, and gates, [B, 2 R M + R]."""
         shape = (len(shown), 2 * self.heads, self.values)
         keys, added = torch.tanh(shown[:, : -self.heads]).view(shape).chunk(2, 1)
-        gate = torch.sigmoid(shown[:, -self.heads :]).unsqueeze(-1)
+        gate = torch.sigmoid(shown[:, -self.heads :]).unsqueeze(-1).to(state.read_weights.dtype)
         # Stable: of slots that are used equally the first come first, and the heads get different ones.
         least = state.usage.detach().argsort(dim=-1, stable=True)[:, : self.heads]
         unused = torch.zeros_like(state.read_weights).scatter_(-1, least.unsqueeze(-1), 1.0)  # [B, R, N]

@@ -124,8 +124,8 @@ def gradient(loss: Callable[[Weights], Tensor], at: Weights, *, attached: bool) 
         found, (_, value) = grad_and_value(_summed(loss), has_aux=True)(here)
         return found, value
     with torch.enable_grad():
-        here = {
-            name: values if attached and values.requires_grad else values.detach().requires_grad_()
+        here = {  # a view: what another of the weights was computed from is held, as in vmap and in blocks
+            name: values.view_as(values) if attached and values.requires_grad else values.detach().requires_grad_()
             for name, values in at.items()
         }
         value = loss(here)

@@ -19,7 +19,6 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 from episodes.classes import TURNS
 from episodes.episode import Episode
 from episodes.errors import ConfigError, SpecError
-from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.embedding import Embedding, EmbeddingOptions
 from learners.protocol import Inputs, MetaLoss, classified
@@ -131,11 +130,3 @@ class Classifier(nn.Module):
 
 def _codes(numbers: Tensor, turns: Tensor) -> Tensor:
     return numbers * TURNS + turns
-
-
-def require_support(method: str, spec: EpisodeSpec) -> None:
-    """Raise `SpecError` unless a method that adapts to the support has a shot of every class, and a query to score."""
-    if spec.shots.low < 1 and spec.shots.kind != "variable":
-        raise SpecError(f"{method} learns from the support; shots={spec.shots} must be 1 or more")
-    if spec.queries.high < 1 and spec.queries.kind in ("range", "weights"):
-        raise SpecError(f"{method} is scored by its queries; queries={spec.queries} must be 1 or more")

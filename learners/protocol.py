@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from episodes.adapters.each import each
 from episodes.episode import Episode, Fields, Part
+from episodes.errors import SpecError
 from episodes.protocols import FieldSpec
 from episodes.spec import EpisodeSpec
 from learners import functional
@@ -72,6 +73,9 @@ class MetaLearner(Protocol):
     episodes in their order, ``[B, n, ...]``, queries and labels included. They are made as they are taken: it takes as many
     as it needs, and changes nothing of the learner.
 
+    Optional: ``end_step()``, called after the update of each outer step, in which `meta_loss` may have been called any
+    number of times, on several ranks: for what a method keeps from step to step (`learners.ranks.average`).
+
     Optional: ``scoring: Scoring`` (`learners.scoring`), of a method whose predictions are no logits: what they are scored
     by, in place of the accuracy.
     """
@@ -117,8 +121,32 @@ def adapted(learner: MetaLearner, episode: Episode[Tensor]) -> Predictor:
     return learner.adapt(task_of(episode))
 
 
+def require_support(method: str, spec: EpisodeSpec) -> None:
+    """Raise `SpecError` unless a method that adapts to the support has a shot of every class, and a query to score."""
+    require_shots(method, spec)
+    require_queries(method, spec)
+
+
+def require_shots(method: str, spec: EpisodeSpec) -> None:
+    """Raise `SpecError` unless every class has a shot."""
+    if spec.shots.low < 1 and spec.shots.kind != "variable":
+        raise SpecError(f"{method} learns from the support; shots={spec.shots} must be 1 or more")
+
+
+def require_queries(method: str, spec: EpisodeSpec) -> None:
+    """Raise `SpecError` unless there is a query to score."""
+    if spec.queries.high < 1 and spec.queries.kind in ("range", "weights"):
+        raise SpecError(f"{method} is scored by its queries; queries={spec.queries} must be 1 or more")
+
+
 def classified(logits: Tensor, labels: Tensor) -> MetaLoss:
-    """Mean cross-entropy and accuracy of queries, logits [B, Q, W]; label -1 (a distractor's query) is left out."""
+    """Mean cross-entropy and accuracy of queries, logits [B, Q, W]; label -1 (a distractor's query) is left out.
+
+    Raises:
+        SpecError: an episode has no queries at all.
+    """
+    if not labels.numel():
+        raise SpecError("an episode has no query to learn from; raise queries")
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1)
     return MetaLoss(loss=loss, values={"accuracy": float(functional.accuracy(logits.detach(), labels).mean())})
 

@@ -78,17 +78,25 @@ def same_parameters(module: nn.Module) -> None:
             distributed.broadcast(tensor.detach(), src=0)
 
 
+def average(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Mean of each tensor over ranks, in one message."""
+    if not running():
+        return list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    distributed.all_reduce(flat)
+    parts = torch.split(flat / world(), [tensor.numel() for tensor in tensors])
+    return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+
+
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replace each gradient by its mean over ranks, in one message; one that no rank has stays None."""
     if not running():
         return
     grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     used = torch.tensor([p.grad is not None for p in parameters], dtype=grads[0].dtype, device=grads[0].device)
-    flat = torch.cat([used, *(grad.flatten() for grad in grads)])
-    distributed.all_reduce(flat)
-    found, *means = torch.split(flat / world(), [len(grads), *(grad.numel() for grad in grads)])
+    found, *means = average([used, *grads])
     for parameter, mean, anywhere in zip(parameters, means, found.tolist(), strict=True):
-        parameter.grad = mean.view_as(parameter) if anywhere else None
+        parameter.grad = mean if anywhere else None
 
 
 class RunningStatistics:

@@ -180,16 +180,16 @@ def _scored(
     describe: Describe,
 ) -> Records:
     """Records of B episodes that are predicted together."""
+    labels, known = episode.query.labels, episode.query.labels >= 0
+    counts = known.sum(1)
+    if not counts.all():
+        raise SpecError(f"episode {indices[int(np.argmin(counts))]} has no query to score; raise queries")
     begin = _clock(tensors)
     predict = adapted(learner, tensors)
     middle = _clock(tensors)
     predictions = predict(tensors.query.fields)
     end = _clock(tensors)
     scores, confidence, nll = _judged(learner, predictions, tensors)
-    labels, known = episode.query.labels, episode.query.labels >= 0
-    counts = known.sum(1)
-    if not counts.all():
-        raise SpecError(f"episode {indices[int(np.argmin(counts))]} has no query to score; raise queries")
     at = np.where(known, labels, 0)
 
     def of_queries(by_label: NDArray[Any]) -> NDArray[Any]:

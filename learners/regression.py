@@ -26,7 +26,7 @@ from learners import functional
 from learners.charts import Chart, Line
 from learners.intervals import mean_and_interval
 from learners.net import Weights
-from learners.protocol import Inputs, MetaLoss, Predictor, Task, task_of
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_support, task_of
 from learners.scoring import Scoring
 
 STANDARD = 0.01  # of the weights at the beginning: truncated normal, as in MAML's released code; biases begin at 0
@@ -131,11 +131,10 @@ class Regressor(nn.Module, ABC):
         return Scoring(metric="mse", scores=self._scores, lower_is_better=True)
 
     def require(self, spec: EpisodeSpec) -> None:
-        """Raise `SpecError` unless a task is one function, with points to learn it from."""
+        """Raise `SpecError` unless a task is one function, with points to learn it from and others to score."""
         if spec.ways.high > 1:
             raise SpecError(f"a task of regression is one function, a class of the store; ways={spec.ways} must be 1")
-        if spec.shots.low < 1 and spec.shots.kind != "variable":
-            raise SpecError(f"the function is learned from the support; shots={spec.shots} must be 1 or more")
+        require_support("regression", spec)
 
     def rows(self, fields: Fields[Tensor]) -> Tensor:
         """The input of a part, [B, n, D] float."""

@@ -104,13 +104,12 @@ class Report:
         return f"{self.spec.ways}-way {self.spec.shots}-shot on {source}{self.split}"
 
     def __str__(self) -> str:
-        leak = "leakage audit passed" if self.audit.passed else "LEAKAGE AUDIT FAILED"
         kind = " (transductive)" if self.transductive else ""
         seen = f"; {self.seen_classes} CLASSES SEEN IN TRAINING" if self.seen_classes else ""
         further = "".join(f"\n  {name} {units.text(name, *value)}" for name, value in self.further.items())
         return (
             f"{self.method}{kind} {self.setting}: {self.metric} {units.text(self.metric, self.mean, self.interval95)} "
-            f"over {self.episodes} episodes (seed {self.seed}; {leak}{seen}){further}"
+            f"over {self.episodes} episodes (seed {self.seed}; {self.audit.verdict}{seen}){further}"
         )
 
     def to_table(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Trainer:
     """Trains one learner in one run directory; an interrupted run goes on exactly where its last checkpoint stood.
 
     Writes ``metrics.jsonl`` (one object a step, one a validation), ``tensorboard/``, ``last.ckpt`` and ``best.ckpt`` (by
-    validation). A checkpoint holds learner, optimizer, stream position, step, best score and torch's generator.
+    validation). A checkpoint holds learner, optimizer, stream position, step, best score and torch's generators.
 
     Started by ``torchrun``, the processes share the episodes of every step, and rank 0 writes. Make the trainer before the
     stream, which then takes its rank from it. The number of processes may change on resume.
@@ -129,28 +129,23 @@ class Trainer:
         if resume:
             self._resume(train)
         self._check_length(train)
-        if ranks.rank():  # noise of its own; rank 0 goes on as a single process does
-            torch.manual_seed(stream_key("rank", config.seed, self.step, ranks.rank()) >> 1)
         log = MetricsLog(self.run if ranks.rank() == 0 else None, self.step)
         note, begin = "", time.perf_counter()
         if self.step < config.steps:
             train.series[_position(train)]  # kernels are compiled or loaded here, once, and not while a step is timed
         warm = time.perf_counter() - begin
         with log:
-            while self.step < config.steps:
+            while self.step < config.steps and not self._out_of_patience:
                 values = self._step(train)
                 log.write("train", self.step, {**values, "rate": config.rate(self.step - 1)})
-                stopped = False
                 if self.step % config.validate_every == 0 or self.step == config.steps:
                     report = validate(self.learner)
-                    stopped = self._validated(report, train)
+                    self._validated(report, train)
                     log.write("val", self.step, {report.metric: report.mean, "interval95": report.interval95})
                     note = f"val {units.text(report.metric, report.mean)}"
-                if self.step % config.checkpoint_every == 0 or self.step == config.steps or stopped:
+                if self.step % config.checkpoint_every == 0 or self.step == config.steps or self._out_of_patience:
                     self._save(LAST, train)
                 progress(self.step, config.steps, f"loss {values['loss']:.3f}  data {100 * self.data_share:.1f} %  {note}")
-                if stopped:
-                    break
             spent = {"seconds": time.perf_counter() - begin, "warm_seconds": warm}
             log.write("time", self.step, {**spent, "data_share": self.data_share})
         state = ranks.first(lambda: checkpoint.load(self.run / BEST, self.method))
@@ -166,6 +161,8 @@ class Trainer:
         """One outer step: the mean loss over a meta-batch, its gradient, an update."""
         begin, index, each = time.perf_counter(), _position(train), self.config.meta_batch // ranks.world()
         self.learner.train()
+        if ranks.rank():  # noise of its own, by the step; rank 0 goes on as a single process does
+            torch.manual_seed(stream_key("rank", self.config.seed, self.step, ranks.rank()) >> 1)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         self.optimizer.zero_grad()
@@ -203,6 +200,7 @@ class Trainer:
         if self.config.clip_norm is not None:
             self.fabric.clip_gradients(self._loss, self.optimizer, max_norm=self.config.clip_norm)
         self.optimizer.step()
+        getattr(self.learner, "end_step", lambda: None)()
         self.step += 1
         if self.fabric.device.type == "cuda":  # or what is left of this step would look like waiting for the next data
             torch.cuda.synchronize(self.fabric.device)
@@ -217,14 +215,17 @@ class Trainer:
                 f"series has {length} (lower steps or meta_batch, or take a policy without end)"
             )
 
-    def _validated(self, report: Report, train: TrainStream) -> bool:
-        """Keep the parameters if they are the best so far; True when patience is over."""
+    @property
+    def _out_of_patience(self) -> bool:
+        return self.config.patience is not None and self.worse >= self.config.patience
+
+    def _validated(self, report: Report, train: TrainStream) -> None:
+        """Keep the parameters if they are the best so far."""
         if self._is_best(report.mean):
             self.best, self.best_step, self.worse = report.mean, self.step, 0
             self._save(BEST, train)
         else:
             self.worse += 1
-        return self.config.patience is not None and self.worse >= self.config.patience
 
     def _is_best(self, mean: float) -> bool:
         if not self.best_step or math.isnan(self.best):  # an error may be no number until a method is past its beginning
@@ -242,6 +243,7 @@ class Trainer:
             "best_step": self.best_step,
             "worse": self.worse,
             "generator": torch.get_rng_state(),
+            "device_generator": torch.cuda.get_rng_state(device) if (device := self.fabric.device).type == "cuda" else None,
         }
         ranks.first(lambda: checkpoint.save(self.run / name, state))
 
@@ -253,6 +255,8 @@ class Trainer:
         self.step, self.best = state["step"], state["best"]
         self.best_step, self.worse = state["best_step"], state["worse"]
         torch.set_rng_state(state["generator"])
+        if self.fabric.device.type == "cuda" and state["device_generator"] is not None:  # none of a run on a CPU
+            torch.cuda.set_rng_state(state["device_generator"], self.fabric.device)
 
 
 def _position(train: TrainStream) -> int:

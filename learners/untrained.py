@@ -11,10 +11,11 @@ from learners.pretraining import Classifier
 
 
 def parameters_at_test(learner: Any) -> int:
-    """Parameters that a prediction depends on: all but the head of a pre-trained classifier, which is left behind."""
+    """Parameters that a prediction depends on: not the head of a pre-trained classifier, which is left behind,
+    nor what is not trained, which another takes the place of."""
     module = cast(nn.Module, learner)
     heads = {id(one) for part in module.modules() if isinstance(part, Classifier) for one in part.head.parameters()}
-    return sum(one.numel() for one in module.parameters() if id(one) not in heads)
+    return sum(one.numel() for one in module.parameters() if one.requires_grad and id(one) not in heads)
 
 
 def require_nothing_to_train(learner: Any, method: str) -> None:

@@ -31,12 +31,18 @@ class Watched(protonet.ProtoNet):
         super().__init__(protonet.Options(width=8), Inputs(fields=separable_world().fields))
         self.sometimes, self.never = (torch.nn.Parameter(torch.ones(2)) for _ in range(2))
         self.seen: list[int] = []
+        self.register_buffer("middle", torch.zeros(1))
 
     def meta_loss(self, episode):
         self.seen.append(episode.index)
         result = super().meta_loss(episode)
         loss = result.loss + self.sometimes.square().sum() if episode.index % 5 == 0 else result.loss
         return type(result)(loss=loss, values=result.values)
+
+    def end_step(self) -> None:
+        """The mean index of the step's episodes, of all ranks."""
+        each = CONFIG.meta_batch // ranks.world()
+        self.middle.copy_(*ranks.average([torch.tensor(self.seen[-each:]).float().mean()]))
 
     def charts(self, episodes):
         """The first query of each episode it is shown."""

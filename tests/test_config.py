@@ -9,7 +9,7 @@ from cli import recipe
 from episodes import plugins
 from episodes.config import from_table, to_table
 from episodes.errors import ConfigError, PluginNotFound
-from learners.methods import protonet
+from learners.methods import protonet, snail
 
 GOOD = {"method": "protonet", "episode": {"ways": 20}, "train": {"steps": 5, "lr": 1}}
 
@@ -93,6 +93,12 @@ def test_every_shipped_recipe_is_valid_and_named_as_its_file():
         assert one.about
         options = plugins.find(plugins.METHODS, one.method).Options
         from_table(options, one.learner)
+
+
+def test_a_word_that_looks_like_a_number_need_not_be_quoted():
+    assert from_table(snail.Options, {"first_dilation": 2}).first_dilation == "2"
+    with pytest.raises(ConfigError, match="first_dilation: expected one of '1', '2', got '3'"):
+        from_table(snail.Options, {"first_dilation": 3})
 
 
 def test_options_round_trip_without_what_is_unset():

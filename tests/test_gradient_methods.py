@@ -11,7 +11,7 @@ from episodes.adapters.pytorch import to_torch
 from episodes.errors import ConfigError, SpecError
 from episodes.stream.stream import Stream
 from learners import functional
-from learners.methods import maml, reptile
+from learners.methods import maml, meta_lstm, proto_maml, reptile
 from learners.origin import inputs_of
 from learners.protocol import Inputs, adapted, single
 from learners.report import evaluate
@@ -31,6 +31,17 @@ class Grouped(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(1, 4, 3, stride=4), nn.GroupNorm(2, 4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+
+    def forward(self, images):
+        return self.body(images)
+
+
+class Dropped(nn.Module):
+    """A backbone that drops features, known to every way of computing tasks."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 32, 3, stride=4), nn.AdaptiveAvgPool2d(1), nn.Dropout(0.5))
 
     def forward(self, images):
         return self.body(images)
@@ -193,6 +204,48 @@ def test_a_network_of_other_layers_goes_task_by_task():
         learner(backbone=backbone, tasks="block")
 
 
+def test_on_an_accelerator_too():
+    there = torch.zeros(1, device="meta")
+    assert (learner(backbone=f"{__name__}:Grouped").way(there), learner().way(there)) == ("loop", "vmap")
+
+
+@pytest.mark.parametrize("tasks", ["loop", "vmap"])
+def test_what_is_dropped_is_drawn_anew_for_each_task(tasks):
+    model, episode = (
+        learner(backbone=f"{__name__}:Dropped", tasks=tasks, inner_steps=0, batch_norm="transductive"),
+        block(1),
+    )
+    two = to_torch(next(Stream(episodes.sample(WORLD, "train", SPEC), block=2)))
+    for of in ("support", "query"):
+        part, one = getattr(two, of), getattr(episode, of)
+        part.fields = {"image": one.fields["image"].expand(2, *one.fields["image"].shape[1:])}
+        part.labels = one.labels.expand(2, -1)
+    logits = adapted(model.train(), two)(two.query.fields)
+    assert not torch.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize("module", [maml, reptile, meta_lstm, proto_maml])
+def test_an_episode_of_more_ways_than_the_head_is_refused(module):
+    """Where the spec did not say how many there are."""
+    spec = episodes.EpisodeSpec(ways="variable", shots="variable", queries="variable")
+    options = SMALL | ({} if module is meta_lstm else {"inner_rate": 0.1})
+    model = module.make(module.Options(**options), INPUTS)
+    model.require(spec)
+    episode = to_torch(episodes.sample(WORLD, "train", replace(SPEC, ways=4))[0])
+    for call in (lambda: adapted(model, episode), lambda: model.meta_loss(episode)):
+        with pytest.raises(SpecError, match="the head has 3 outputs; an episode of 4 ways needs --max-ways as many"):
+            call()
+
+
+def test_an_episode_without_queries_is_named():
+    model, episode = learner(), block(2)
+    episode.query.fields = {"image": episode.query.fields["image"][:, :0]}
+    episode.query.labels = episode.query.labels[:, :0]
+    assert adapted(model, episode)(episode.query.fields).shape == (2, 0, 3)
+    with pytest.raises(SpecError, match="an episode has no query to learn from; raise queries"):
+        model.meta_loss(episode)
+
+
 def test_mixed_precision_goes_task_by_task():
     model, episode = learner().float(), to_torch(next(Stream(episodes.sample(WORLD, "train", SPEC), block=2)))
     with torch.autocast("cpu", torch.bfloat16):
@@ -282,6 +335,10 @@ def test_what_they_cannot_do_is_refused_by_name(module):
         model.require(replace(SPEC, ways=4))
     with pytest.raises(SpecError, match="shots=0 must be 1 or more"):
         model.require(replace(SPEC, shots=0))
+    with pytest.raises(SpecError, match="is scored by its queries; queries=0 must be 1 or more"):
+        model.require(replace(SPEC, queries=0))
+    if module is reptile:
+        model.require_training(replace(SPEC, queries=0))
     with pytest.raises(ConfigError, match="'running' statistics do not fit adapted weights"):
         module.Options(batch_norm="running")
     with pytest.raises(ConfigError, match="max_ways: expected"):
@@ -323,10 +380,28 @@ def test_reptile_with_rate_one_and_one_task_becomes_the_tasks_solution():
         optimizer.step()
     for (name, p), q in zip(model.net.named_parameters(), twin.net.parameters(), strict=True):
         assert torch.allclose(p, q, atol=1e-9), name
+    model.end_step()
     kept = {name: optimizer.state[p]["exp_avg_sq"] for name, p in twin.net.named_parameters()}
     for name, moment in kept.items():
         assert torch.allclose(model.get_buffer("moment-" + name.replace(".", "-")), moment), "second moments are kept"
     assert int(model.count) == 3
+
+
+def test_reptile_is_the_same_however_an_outer_step_is_split():
+    """Batches are of the whole support, so that their order is only rounding; and the second step shows the moments."""
+    episode, results = block(4), []
+    for parts in ([episode], [single(episode, b) for b in range(4)]):
+        model = learner(reptile, inner_steps=3, inner_batch=6, inner_rate=0.01)
+        for _ in range(2):
+            model.zero_grad()
+            for part in parts:
+                (model.meta_loss(part).loss / len(parts)).backward()
+            model.end_step()
+        moments = {name: values for name, values in model.named_buffers() if name.startswith("moment")}
+        results.append(({name: p.grad for name, p in model.named_parameters()}, moments))
+        assert int(model.count) == 6
+    assert same(results[0][0], results[1][0])
+    assert same(results[0][1], results[1][1], 1e-12)
 
 
 def test_reptile_learns_and_its_evaluation_changes_nothing(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 import episodes
+from cli._scoring import check_audits
 from episodes.adapters.pytorch import to_torch
-from episodes.errors import CheckpointError, ConfigError, SpecError, StateMismatch
+from episodes.errors import CheckpointError, ConfigError, LeakageError, SpecError, StateMismatch
+from episodes.protocols import FieldSpec
 from episodes.transforms import Transform
-from learners import checkpoint, functional, metrics
+from learners import checkpoint, functional, metrics, page, ranks
 from learners.audit import audit
 from learners.backbones import Conv4
 from learners.methods import protonet
-from learners.protocol import Inputs
+from learners.protocol import Inputs, MetaLoss
 from learners.report import evaluate, mean_and_interval
 from learners.settings import TrainConfig
 from learners.testing import check_learner, separable_world
@@ -109,6 +112,8 @@ def test_protonet_refuses_what_it_cannot_learn_from():
         learner().require(replace(SPEC, queries=0))
     with pytest.raises(ConfigError, match="no field 'picture'; it has image"):
         learner(image="picture")
+    with pytest.raises(ConfigError, match="field 'drawer' is one number a row; learners take vectors and images"):
+        protonet.make(protonet.Options(image="drawer"), Inputs(fields={"drawer": FieldSpec("int64", ())}))
 
 
 def test_tensors_share_the_memory_of_the_episode():
@@ -149,6 +154,24 @@ class Leaky(protonet.ProtoNet):
     def adapt(self, task):
         self.train()
         return super().adapt(task)
+
+
+class Flying(protonet.ProtoNet):
+    """Predicts no number."""
+
+    def adapt(self, task):
+        predict = super().adapt(task)
+        return lambda fields: predict(fields) * torch.inf
+
+
+def test_predictions_that_are_no_numbers_are_called_so(tmp_path):
+    series = episodes.sample(WORLD, "test", SPEC, length=3)
+    report = evaluate(Flying(protonet.Options(width=8), INPUTS), series, method="m")
+    assert not report.audit.passed
+    assert "PREDICTIONS ARE NOT FINITE" in str(report)
+    assert "of which nothing can be said" in page.render(tmp_path, "", [report], [series])
+    with pytest.raises(LeakageError, match="'m' predicts what is no finite number.*lower the rate of its inner steps"):
+        check_audits([("m", report)], None)
 
 
 def test_the_audit_finds_batch_statistics_over_queries():
@@ -236,6 +259,44 @@ def test_a_meta_batch_averages_its_episodes(tmp_path):
 def test_training_stops_when_validation_no_longer_improves(tmp_path):
     _, trainer = train(tmp_path / "run", replace(CONFIG, steps=100, lr=1e-12, validate_every=2, patience=2))
     assert trainer.step == trainer.best_step + 4 < 100
+
+
+def test_a_run_that_stopped_early_is_not_trained_further(tmp_path):
+    config = replace(CONFIG, steps=100, lr=1e-12, validate_every=2, patience=1)
+    _, trainer = train(tmp_path / "run", config)
+    _, again = train(tmp_path / "run", config, resume=True)
+    assert again.step == trainer.step < 100
+
+
+class Noisy(torch.nn.Module):
+    """Its loss is a number drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.drawn = torch.nn.Parameter(torch.ones(())), []
+
+    def meta_loss(self, episode):
+        self.drawn.append(float(noise := torch.rand(())))
+        return MetaLoss(loss=self.weight * noise)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_a_rank_draws_does_not_depend_on_where_it_was_interrupted(rank, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "rank", lambda: rank)
+    report = SimpleNamespace(metric="accuracy", mean=0.5, interval95=0.0)
+
+    def drawn(steps, run):
+        torch.manual_seed(3)
+        noisy, resume = Noisy(), run.exists()
+        run.mkdir(exist_ok=True)
+        config = replace(CONFIG, steps=steps, schedule="constant", validate_every=100)
+        trainer = Trainer(noisy, "noisy", config, run)
+        trainer.fit(episodes.Stream(episodes.sample(WORLD, "train", SPEC)), lambda module: report, resume=resume)
+        return noisy.drawn
+
+    whole = drawn(4, tmp_path / "whole")
+    assert [*drawn(2, tmp_path / "parts"), *drawn(4, tmp_path / "parts")] == whole
+    assert len(set(whole)) == 4
 
 
 def test_the_best_parameters_are_kept(tmp_path):
@@ -337,6 +398,12 @@ def test_rates_follow_their_schedule():
 def test_settings_out_of_range_are_refused_by_name(name, value):
     with pytest.raises(ConfigError, match=f"{name}.*{value}"):
         TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "double"])
+def test_a_precision_of_the_parameters_is_refused(precision):
+    with pytest.raises(ConfigError, match=f"precision: expected 32-true, bf16-mixed or 16-mixed, got '{precision}'"):
+        Trainer(learner(), "protonet", replace(CONFIG, precision=precision), None)
 
 
 def test_an_unknown_accelerator_is_refused():

@@ -313,7 +313,20 @@ def test_it_learns_to_bind_a_row_to_its_label():
     assert float(right[:, 0].mean()) < 0.6, "the first row of all can only be guessed"
 
 
+@pytest.mark.parametrize("labels", ["onehot", "strings"])
+def test_it_trains_in_mixed_precision(labels):
+    model, episode = learner(labels=labels), block(2)
+    whole = float(model.meta_loss(episode).loss.detach())
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.meta_loss(episode).loss
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(whole, rel=0.05)
+
+
 def test_what_it_cannot_do_is_refused_by_name():
+    with pytest.raises(SpecError, match="mann is scored by its queries; queries=0 must be 1 or more"):
+        learner().require(replace(SPEC, queries=0))
+    learner().require_training(replace(SPEC, queries=0))
     with pytest.raises(SpecError, match="mann has 3 labels; ways=4 are more"):
         learner().require(replace(SPEC, ways=4))
     learner(labels="strings").require(replace(SPEC, ways=4))

@@ -381,7 +381,7 @@ def test_the_lstms_have_the_weights_of_the_dossier():
 def test_what_it_cannot_do_is_refused_by_name(module):
     model = learner(module)
     for spec, words in (
-        (replace(SPEC, shots=0), "matching networks attend to shots; shots=0 must be 1 or more"),
+        (replace(SPEC, shots=0), "learns from the support; shots=0 must be 1 or more"),
         (replace(SPEC, queries=0), "queries=0 must be 1 or more"),
     ):
         with pytest.raises(SpecError, match=words):

@@ -170,6 +170,10 @@ def test_the_residual_backbone_of_snail_has_the_channels_of_its_paper():
 def test_backbones_that_do_not_fit_are_refused_by_name():
     with pytest.raises(ConfigError, match="unknown backbone 'conv5'; did you mean 'conv4'"):
         make_backbone("conv5", (1, 28, 28))
+    with pytest.raises(ConfigError, match="'torch.nn:Linear' cannot be called without arguments .*in_features"):
+        make_backbone("torch.nn:Linear", (1, 28, 28), 64)
+    with pytest.raises(ConfigError, match="'os:path' cannot be called"):
+        make_backbone("os:path", (1, 28, 28), 64)
     with pytest.raises(ConfigError, match="cannot import 'nowhere:Net'"):
         make_backbone("nowhere:Net", (1, 28, 28))
     with pytest.raises(ConfigError, match=r"does not take float rows of shape \(3, 28, 28\)"):

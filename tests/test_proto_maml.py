@@ -5,10 +5,13 @@ import torch
 
 import episodes
 from episodes.adapters.pytorch import to_torch
+from episodes.errors import ConfigError
+from episodes.stream.stream import Stream
 from learners import functional
 from learners.methods import proto_maml
 from learners.protocol import Inputs, adapted
 from learners.testing import check_learner, separable_world
+from learners.untrained import require_nothing_to_train, require_something_to_train
 
 WORLD = separable_world()
 SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=4)
@@ -37,6 +40,30 @@ def test_without_a_step_it_is_a_protonet(tasks):
     prototypes = functional.class_means(support, episode.support.labels, 3)
     expected = (-functional.squared_distances(query, prototypes)).softmax(-1)
     assert torch.allclose(logits.softmax(-1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_the_three_ways_of_computing_tasks_are_equal(steps):
+    episode, results = to_torch(next(Stream(episodes.sample(WORLD, "train", SPEC), block=3))), []
+    for part in (episode.support, episode.query):
+        part.fields = {"image": part.fields["image"].double() / 255}
+    for tasks in ("loop", "vmap", "block"):
+        model = learner(inner_steps=steps, inner_rate=0.05, tasks=tasks).double()
+        loss = model.meta_loss(episode).loss
+        loss.backward()
+        results.append((loss, model.net.backbone.blocks[0][0].weight.grad))
+    for loss, gradient in results[1:]:
+        assert torch.allclose(loss, results[0][0], atol=1e-9)
+        assert torch.allclose(gradient, results[0][1], atol=1e-9)
+
+
+def test_on_features_there_is_nothing_to_train():
+    model = learner(backbone="none")
+    with pytest.raises(ConfigError, match="'proto_maml' has nothing to train with this backbone"):
+        require_something_to_train(model, "proto_maml")
+    require_nothing_to_train(model, "proto_maml")
+    episode = to_torch(episodes.sample(WORLD, "test", SPEC)[0])
+    assert adapted(model.eval(), episode)(episode.query.fields).shape == (1, 12, 3)
 
 
 def test_gradients_flow_through_the_prototypes():

@@ -268,7 +268,7 @@ def test_what_is_no_regression_is_refused():
             module.Options(test_steps=-1)
         with pytest.raises(SpecError, match="a task of regression is one function, .*; ways=5 must be 1"):
             learner(module).require(episodes.EpisodeSpec(ways=5, shots=1, queries=1))
-        with pytest.raises(SpecError, match="learned from the support; shots=0 must be 1 or more"):
+        with pytest.raises(SpecError, match="regression learns from the support; shots=0 must be 1 or more"):
             learner(module).require(episodes.EpisodeSpec(ways=1, shots=0, queries=1))
 
 

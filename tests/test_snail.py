@@ -176,6 +176,10 @@ def test_what_it_cannot_read_is_refused_by_name():
         learner().require(replace(SPEC, ways=4))
     with pytest.raises(SpecError, match=r"reads supports of 1 to 6 rows; ways=3, shots=3 are up to 9 \(give --max-support"):
         learner().require(replace(SPEC, shots=3))
+    with pytest.raises(SpecError, match=r"ways=3, shots=0 are up to 0 \(give a shot or more\)"):
+        learner().require(replace(SPEC, shots=0))
+    with pytest.raises(SpecError, match="snail is scored by its queries; queries=0 must be 1 or more"):
+        learner().require(replace(SPEC, queries=0))
 
 
 @pytest.mark.parametrize(

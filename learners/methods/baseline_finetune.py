@@ -28,8 +28,8 @@ from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners.embedding import Embedding
 from learners.norm import Policy, Statistics
-from learners.pretraining import Classifier, PretrainingOptions, Weights, fresh_head, require_support, scores
-from learners.protocol import Inputs, MetaLoss, Predictor, Task
+from learners.pretraining import Classifier, PretrainingOptions, Weights, fresh_head, scores
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

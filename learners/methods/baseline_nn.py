@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from episodes.episode import Episode
 from episodes.spec import EpisodeSpec
 from learners import functional
-from learners.pretraining import Classifier, PretrainingOptions, require_support
-from learners.protocol import Inputs, MetaLoss, Predictor, Task
+from learners.pretraining import Classifier, PretrainingOptions
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,8 +22,8 @@ from episodes.episode import Episode
 from episodes.errors import ConfigError
 from episodes.rng import stream_key
 from episodes.spec import EpisodeSpec
-from learners.pretraining import Classifier, Kind, PretrainingOptions, Weights, fresh_head, require_support, scores
-from learners.protocol import Inputs, MetaLoss, Predictor, Task
+from learners.pretraining import Classifier, Kind, PretrainingOptions, Weights, fresh_head, scores
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,7 @@ class MAML(FastLearner):
 
     def adapt(self, task: Task) -> Predictor:
         """Descend on the support; the predictor gives logits [B, Q, W]."""
+        self.require_outputs(task.ways)
         support, ways = self.rows(task.support.fields), task.ways
         steps = self.options.inner_steps if self.training else self.options.test_steps
 

@@ -34,7 +34,7 @@ from learners.charts import Chart, Float, Line
 from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.intervals import mean_and_interval
 from learners.memory import LeastRecentlyUsed, State
-from learners.protocol import Inputs, MetaLoss, Predictor, Task
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_queries
 from learners.sequences import mixed, support_order
 
 INSTANCES, SHOWN = (1, 2, 5, 10), 10  # logged in training; the most that a report shows
@@ -85,7 +85,12 @@ class Mann(EmbeddingLearner):
         self.head = nn.Linear(self.memory.outputs, self.width)
 
     def require(self, spec: EpisodeSpec) -> None:
-        """Raise `SpecError` unless there are enough labels for every class."""
+        """Raise `SpecError` unless there are enough labels for every class, and a query to score."""
+        require_queries("mann", spec)
+        self.require_training(spec)
+
+    def require_training(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless there are enough labels for every class: any rows are a sequence."""
         self._check(spec.ways.high, f"ways={spec.ways}")
 
     def _check(self, ways: int, told: str) -> None:

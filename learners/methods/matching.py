@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own convention
 
 from episodes.episode import Episode
-from episodes.errors import ConfigError, SpecError
+from episodes.errors import ConfigError
 from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.embedding import EmbeddingLearner, EmbeddingOptions
-from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, require_support
 
 COSINE_SCALE, EUCLIDEAN_SCALE = 30.0, 1.0  # 250 steps of 20-way Omniglot: 83.8 % with 30, 81.2 % with 10
 
@@ -123,14 +123,6 @@ def _class_log_sums(scores_BQS: Tensor, labels_BS: Tensor, ways: int) -> Tensor:
     return largest_BQW + torch.log(_class_sums(shares_BQS, labels_BS, ways))
 
 
-def require_shots(spec: EpisodeSpec) -> None:
-    """Raise `SpecError` unless every class has a shot to attend to, and there is a query to score."""
-    if spec.shots.low < 1 and spec.shots.kind != "variable":
-        raise SpecError(f"matching networks attend to shots; shots={spec.shots} must be 1 or more")
-    if spec.queries.high < 1 and spec.queries.kind in ("range", "weights"):
-        raise SpecError(f"matching networks are scored by their queries; queries={spec.queries} must be 1 or more")
-
-
 class MatchingNet(EmbeddingLearner):
     """See the module's docstring."""
 
@@ -139,8 +131,8 @@ class MatchingNet(EmbeddingLearner):
         self.attention = Attention(options)
 
     def require(self, spec: EpisodeSpec) -> None:
-        """As `require_shots`."""
-        require_shots(spec)
+        """Raise `SpecError` unless every class has a shot to attend to, and there is a query to score."""
+        require_support("matching", spec)
 
     def adapt(self, task: Task) -> Predictor:
         """Features of the support; the predictor gives log-probabilities [B, Q, W]."""

@@ -29,7 +29,7 @@ from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.embedding import EmbeddingLearner
 from learners.methods import matching
-from learners.protocol import Inputs, MetaLoss, Predictor, Task
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_support
 from learners.sequences import support_order
 
 
@@ -97,8 +97,8 @@ class MatchingFce(EmbeddingLearner):
         self.attention = matching.Attention(options)
 
     def require(self, spec: EpisodeSpec) -> None:
-        """As `matching.require_shots`."""
-        matching.require_shots(spec)
+        """Raise `SpecError` unless every class has a shot to attend to, and there is a query to score."""
+        require_support("matching_fce", spec)
 
     def adapt(self, task: Task) -> Predictor:
         """Support in context; the predictor gives log-probabilities [B, Q, W]."""

@@ -27,8 +27,7 @@ from episodes.errors import ConfigError, SpecError
 from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.embedding import EmbeddingLearner, EmbeddingOptions
-from learners.pretraining import require_support
-from learners.protocol import Inputs, MetaLoss, Predictor, Task
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_support
 
 MEMORY = 0.01  # weight of a batch in the mean of meta-training: of about the last hundred
 

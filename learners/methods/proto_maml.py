@@ -20,6 +20,10 @@ __all__ = ["Options", "ProtoMAML", "make"]
 class ProtoMAML(MAML):
     """See the module's docstring."""
 
+    def __init__(self, options: Options, inputs: Inputs) -> None:
+        super().__init__(options, inputs)
+        self.net.head.requires_grad_(False)  # prototypes take its place
+
     def initial(self, rows: Tensor, labels: Tensor, ways: int) -> Weights:
         """The parameters, with the head of the support's prototypes."""
         features = functional.full(self.net.features(rows))

@@ -15,11 +15,11 @@ from typing import Literal
 from torch import Tensor
 
 from episodes.episode import Episode
-from episodes.errors import ConfigError, SpecError
+from episodes.errors import ConfigError
 from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.embedding import EmbeddingLearner, EmbeddingOptions
-from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, require_support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,7 @@ class ProtoNet(EmbeddingLearner):
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every class has a shot to make its prototype of, and there is a query to score."""
-        if spec.shots.low < 1 and spec.shots.kind != "variable":
-            raise SpecError(f"protonet makes prototypes of shots; shots={spec.shots} must be 1 or more")
-        if spec.queries.high < 1 and spec.queries.kind in ("range", "weights"):
-            raise SpecError(f"protonet is scored by its queries; queries={spec.queries} must be 1 or more")
+        require_support("protonet", spec)
 
     def adapt(self, task: Task) -> Predictor:
         """Prototypes of the support; the predictor gives logits [B, Q, W]."""

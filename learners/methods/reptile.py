@@ -25,9 +25,11 @@ from torch import Tensor
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError
+from episodes.spec import EpisodeSpec
+from learners import ranks
 from learners.fast import FastLearner, FastOptions
 from learners.net import Weights, gradient, mean_loss
-from learners.protocol import Inputs, MetaLoss, Predictor, Task
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_shots
 
 BETA2, EPSILON = 0.999, 1e-8
 
@@ -62,9 +64,16 @@ class Reptile(FastLearner):
         for key, values in self.net.weights().items():
             self.register_buffer(_buffer(key), torch.zeros_like(values))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self._moments: list[dict[str, Tensor]] = []  # of the tasks of this outer step, [B, ...] each
+
+    def require_training(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless the head has an output for every class, and there is a support: queries are not used."""
+        self.require_outputs(spec.ways.high, f"ways={spec.ways}")
+        require_shots(type(self).__name__, spec)
 
     def adapt(self, task: Task) -> Predictor:
         """Train on the support; the predictor gives logits [B, Q, W]."""
+        self.require_outputs(task.ways)
         o = self.options
         steps, batch = (o.inner_steps, o.inner_batch) if self.training else (o.test_steps, o.test_batch)
         support = self.rows(task.support.fields)
@@ -75,13 +84,23 @@ class Reptile(FastLearner):
         """Half the squared distance to the weights that training on the support ends at, mean over episodes."""
         o, support = self.options, episode.support
         rows, ways = self.rows(support.fields), episode.class_ids.shape[1]
+        self.require_outputs(ways)
         trained = self._trained(rows, support.labels, ways, o.inner_steps, o.inner_batch)
         loss = torch.zeros((), device=rows.device)
         for name, values in self.net.weights().items():
             loss = loss + (values - trained[name]).square().flatten(1).sum(1).mean() / 2
-            self.get_buffer(_buffer(name)).copy_(trained[_buffer(name)].mean(0))
-        self.count += o.inner_steps
+        self._moments.append({name: trained[name] for name in map(_buffer, self.net.weights())})
         return MetaLoss(loss=loss, values={"support_loss": float(trained["loss"].mean())})
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Keep the mean of the moments that the tasks of an outer step ended with, on all ranks."""
+        names = list(map(_buffer, self.net.weights()))
+        means = ranks.average([torch.cat([one[name] for one in self._moments]).mean(0) for name in names])
+        for name, mean in zip(names, means, strict=True):
+            self.get_buffer(name).copy_(mean)
+        self.count += self.options.inner_steps
+        self._moments.clear()
 
     @torch.no_grad()
     def _trained(self, rows: Tensor, labels: Tensor, ways: int, steps: int, batch: int) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from learners import functional
 from learners.causal import AttentionBlock, TemporalBlock
 from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.norm import Policy
-from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, require_queries
 from learners.sequences import longest_support, support_order
 
 
@@ -77,12 +77,14 @@ class Snail(EmbeddingLearner):
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless the network is large enough for every episode, as far as the spec says how large."""
         o, rows = self.options, longest_support(spec)
+        require_queries("snail", spec)
         if spec.ways.high > o.max_ways:
             raise SpecError(f"the head has {o.max_ways} outputs; ways={spec.ways} needs --max-ways as many")
         if "variable" not in (spec.ways.kind, spec.shots.kind) and not 1 <= rows <= o.max_support:
+            mend = "give --max-support as many" if rows else "give a shot or more"
             raise SpecError(
                 f"the network reads supports of 1 to {o.max_support} rows; ways={spec.ways}, shots={spec.shots} are up to "
-                f"{rows} (give --max-support as many)"
+                f"{rows} ({mend})"
             )
 
     def adapt(self, task: Task) -> Predictor:

@@ -21,7 +21,7 @@ from episodes.spec import EpisodeSpec
 from learners import functional, refine
 from learners.embedding import EmbeddingLearner, EmbeddingOptions
 from learners.norm import Statistics
-from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, classified, require_support
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,10 +49,7 @@ class SoftKMeans(EmbeddingLearner):
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless every class has a shot to make its prototype of, and there is a query to score."""
-        if spec.shots.low < 1 and spec.shots.kind != "variable":
-            raise SpecError(f"refinement begins with prototypes of shots; shots={spec.shots} must be 1 or more")
-        if spec.queries.high < 1 and spec.queries.kind in ("range", "weights"):
-            raise SpecError(f"refined prototypes are scored by queries; queries={spec.queries} must be 1 or more")
+        require_support("soft k-means", spec)
 
     def adapt(self, task: Task) -> Predictor:
         """Refine the prototypes of the support; the predictor gives `logits`."""
