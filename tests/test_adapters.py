@@ -15,12 +15,13 @@ from worlds import memory_store
 import episodes
 from episodes.adapters._torch_bus import Bus
 from episodes.adapters._torch_prefetch import _Sender
-from episodes.adapters.pytorch import EpisodeDataset, prefetch, to_torch
+from episodes.adapters.pytorch import EpisodeDataset, prefetch, resident, to_torch
 from episodes.episode import EpisodeBlock
 from episodes.errors import SpecError, StateMismatch, StoreError, StreamError, WorkerFailed
 from episodes.store.memory import MemoryStore
 from episodes.stream.mixture import MixedEpisodes
 from episodes.stream.series import SampledEpisodes
+from episodes.stream.threads import Ahead
 from episodes.transforms import Transform
 
 SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=2, unlabeled=1)
@@ -154,6 +155,52 @@ def test_mixtures_are_prefetched_too():
     with prefetch(mixture, "cpu") as ours:
         for i in range(8):
             assert_same(next(ours), to_torch(mixture[i]))
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_blocks_of_a_mixture_are_stacked(block):
+    mixture = MixedEpisodes(sources={"a": series(length=12), "b": series(seed=3, length=12)})
+    stacked = [to_torch(one) for one in episodes.Stream(mixture, block=block)]
+    assert [tuple(one.support.fields["image"].shape) for one in stacked] == [(block, 6, 1, 4, 4)] * (12 // block)
+    for made in (prefetch(mixture, "cpu", block=block), EpisodeDataset(mixture, block=block)):
+        for one, other in zip(made, stacked, strict=True):
+            assert_same(one, other)
+
+
+def test_host_memory_is_the_hosts_whatever_device_is_the_default():
+    one = series(length=4)
+    with torch.device("meta"):
+        made = [*prefetch(one, "cpu"), *resident(one, "cpu")]
+    for i, episode in enumerate(made):
+        assert_same(episode, to_torch(one[i % 4]))
+
+
+def test_ctrl_c_while_a_state_is_loaded_leaves_the_old_one_or_the_new_one(monkeypatch):
+    drop, moments = Ahead.drop, iter([False, True])
+
+    def impatient(ahead):
+        if next(moments, False):
+            raise KeyboardInterrupt
+        drop(ahead)
+
+    with prefetch(series(), "cpu", workers=2) as ours:
+        assert [next(ours).index for _ in range(3)] == [0, 1, 2]
+        state = ours.state_dict()
+        monkeypatch.setattr(Ahead, "drop", impatient)
+        ours.load_state_dict({**state, "next_index": 50})
+        assert next(ours).index == 50
+        with pytest.raises(KeyboardInterrupt):
+            ours.load_state_dict({**state, "next_index": 100})
+        place = ours.state_dict()["next_index"]
+        assert place in (51, 100)
+        assert [next(ours).index for _ in range(6)] == list(range(place, place + 6))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_loader_tells_which_episode_could_not_be_made():
+    loader = DataLoader(EpisodeDataset(broken_at(3)), batch_size=None, num_workers=1)
+    with pytest.raises(StreamError, match="episode 3 could not be made: StoreError: damaged"):
+        list(loader)
 
 
 @settings(max_examples=40, deadline=None)

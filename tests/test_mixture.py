@@ -138,6 +138,44 @@ def test_values_of_functions_of_ones_own_pass_as_they_are():
     assert mixed.block([0, 1, 2], Arena()).stacked.query.fields["half"].shape == (3, 6, 1, 2, 2)
 
 
+def test_sources_whose_functions_make_other_fields_cannot_be_stacked():
+    def renamed(fields, generator):
+        return {"picture": fields["image"]}
+
+    other = episodes.sample(STORES["one"], "train", SPEC, then=renamed)
+    block = mixture(own={"other": other}).block(list(range(12)), Arena())
+    assert {tuple(one.query.fields) for one in block} == {("image",), ("picture",)}
+    with pytest.raises(SpecError, match="fields differ in name, type or shape cannot be stacked"):
+        block.stacked  # noqa: B018
+
+
+def test_a_source_whose_episodes_have_many_sizes_is_mixed_too():
+    def cut(fields, generator):
+        index = int(generator.bit_generator.state["state"]["counter"][3])
+        return {"image": fields["image"][..., : 1 + index % 3]}
+
+    mixed = mixture(own={"own": episodes.sample(STORES["one"], "train", SPEC, then=cut)})
+    for one in mixed.block(list(range(40)), Arena()):
+        same(one, mixed[one.index])
+        assert one.query.fields["image"].shape == mixed[one.index].query.fields["image"].shape
+    assert len({one.query.fields["image"].shape for one in mixed.block(list(range(40)), Arena())}) == 4
+
+
+@pytest.mark.parametrize("weight", ["x", None, np.nan, -1, 0, np.inf])
+def test_weights_that_are_none_are_refused(weight):
+    with pytest.raises(SpecError, match="weights=.*: give numbers of 0 or more, one of them above 0"):
+        MixedEpisodes(sources=mixture().sources, weights={"one": weight})
+
+
+def test_equal_weights_are_equal_however_they_are_written():
+    sources = mixture().sources
+    ways = ({}, dict.fromkeys(sources, 1), dict.fromkeys(sources, np.float64(0.25)), dict.fromkeys(sources, 1e308))
+    mixed = [MixedEpisodes(sources=sources, weights=weights) for weights in ways]
+    assert len({one.fingerprint for one in mixed}) == 1
+    assert len({tuple(map(one.source, range(50))) for one in mixed}) == 1
+    assert mixed[0].fingerprint != MixedEpisodes(sources=sources, weights={"one": 2, "two": 1, "three": 1}).fingerprint
+
+
 def test_the_fingerprint_is_that_of_the_episodes():
     one, two = mixture(), mixture(transforms=(Transform(flip=True),))
     assert one.fingerprint == mixture().fingerprint != two.fingerprint

@@ -39,6 +39,8 @@ def rich_store(seed=0):
         "depth": rng.normal(size=(num, 1, 4, 4)).astype(np.float32),
         "wide": rng.integers(0, 60_000, (num, 4, 4)).astype(np.uint16),
         "age": np.arange(num),
+        "code": np.arange(num, dtype=np.uint16) + 60_000,
+        "hash": np.arange(num, dtype=np.uint64) + 2**63,
     }
     names = [f"class{c}" for c in range(5)]
     return MemoryStore(fields, dict.fromkeys(names, 8), splits={"s": {"train": names[:4], "test": names[4:]}})

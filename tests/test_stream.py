@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from worlds import memory_store
 
 import episodes
-from episodes.errors import SpecError, StateMismatch, StreamError
+from episodes.errors import SpecError, StateMismatch, StoreError, StreamError
 from episodes.protocols import FieldSpec
 from episodes.store.memory import MemoryStore
+from episodes.stream.mixture import MixedEpisodes
 from episodes.transforms import quarter_turn
 
 SPEC = episodes.EpisodeSpec(ways=3, shots=2, queries=2, unlabeled=1)
@@ -95,6 +96,53 @@ def test_ranks_share_a_finite_series_without_repeats():
     assert taken == [[0, 3, 6], [1, 4], [2, 5]]
 
 
+def test_states_at_the_end_of_a_series_go_on_where_it_goes_on():
+    """Ranks that had fewer episodes in the last round say the same as the others."""
+    states = []
+    for r in range(3):
+        stream = episodes.Stream(series(length=10), rank=r, world=3)
+        assert [e.index for e in stream] == list(range(r, 10, 3))
+        states.append(stream.state_dict())
+    assert [state["next_index"] for state in states] == [10, 10, 10]
+    taken = []
+    for r, state in enumerate(states):
+        stream = episodes.Stream(series(length=20), rank=r, world=3)
+        stream.load_state_dict(state)
+        taken += [e.index for e in stream]
+    assert sorted(taken) == list(range(10, 20))
+
+
+@pytest.mark.parametrize("index", [-3, 2.9, "abc", None, True])
+def test_a_state_without_a_position_is_refused(index):
+    stream = episodes.Stream(series(), start=4)
+    state = stream.state_dict() | {"next_index": index}
+    with pytest.raises(StateMismatch, match=f"next_index={index!r}; it must be a whole number of 0 or more"):
+        stream.load_state_dict(state)
+    with pytest.raises(StateMismatch, match="None is no state of a stream"):
+        stream.load_state_dict(None)
+    assert next(stream).index == 4
+
+
+@pytest.mark.parametrize("length", [-1, 2.5, "3", True])
+def test_a_length_that_is_none_is_refused(length):
+    with pytest.raises(SpecError, match=f"length={length!r} is"):
+        series(length=length)
+    with pytest.raises(SpecError, match=f"length={length!r} is"):
+        MixedEpisodes(sources={"one": series()}, length=length)
+
+
+def test_numpys_whole_numbers_are_whole_numbers():
+    stream = episodes.Stream(series(length=np.int64(9)), start=np.int64(3), rank=np.int64(1), world=np.int64(2))
+    assert [e.index for e in stream] == [4, 6, 8]
+
+
+def test_arrays_of_objects_are_refused():
+    """Their values are addresses, which nothing would keep alive."""
+    for values in (np.array([[1], [2, 3]], object), np.zeros(2, "datetime64[s]")):
+        with pytest.raises(StoreError, match="field 'x' is of type .*; a store holds numbers, truth values and text"):
+            MemoryStore({"x": values}, {"a": 1, "b": 1})
+
+
 def test_state_of_other_data_is_refused_with_both_fingerprints():
     state = episodes.Stream(series()).state_dict()
     for other in (series(seed=1), series(rotations=True)):
@@ -108,9 +156,21 @@ def test_state_of_another_version_is_refused():
         stream.load_state_dict({**stream.state_dict(), "version": 9})
 
 
-@pytest.mark.parametrize(("rank", "world"), [(-1, 1), (1, 1), (0, 0), (2, 2)])
-def test_ranks_out_of_range_are_refused(rank, world):
-    with pytest.raises(StreamError, match=f"rank {rank} of world {world}"):
+@pytest.mark.parametrize(
+    ("rank", "world", "words"),
+    [
+        (-1, 1, "rank=-1 is out of range"),
+        (1, 1, "rank 1 of world 1: rank must be 0 to world - 1"),
+        (0, 0, "world=0 is out of range; it must be a whole number of 1 or more"),
+        (2, 2, "rank 2 of world 2"),
+        (None, 2, "world=2 without rank: say which of the 2 this is"),
+        (0.0, 2, "rank=0.0 is out of range; it must be a whole number"),
+        ("0", 2, "rank='0' is out of range"),
+        (0, np.zeros(2), "world=array"),
+    ],
+)
+def test_ranks_out_of_range_are_refused(rank, world, words):
+    with pytest.raises(StreamError, match=words):
         episodes.Stream(series(), rank=rank, world=world)
 
 

@@ -1,5 +1,6 @@
 """Episodes as TensorFlow tensors and as a ``tf.data.Dataset``; skipped where TensorFlow is not installed."""
 
+import dataclasses
 import os
 import re
 import sys
@@ -118,6 +119,15 @@ def test_errors():
         to_tensorflow(next(stream))
     with pytest.raises(tf.errors.OpError, match="episodes 0 to 7 are of different sizes"):
         next(iter(dataset(series(spec=UNEVEN), block=8)))
+
+    def sometimes(fields, generator):
+        index = int(generator.bit_generator.state["state"]["counter"][3])
+        return {"image": fields["image"] / 2 if index == 2 else fields["image"]}
+
+    elements = iter(dataset(dataclasses.replace(series(), then=sometimes)))
+    assert [int(next(elements)["index"]) for _ in range(2)] == [0, 1]
+    with pytest.raises(tf.errors.OpError, match="episode 2, support, fields, image is float64; in the first .* uint8"):
+        next(elements)
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # of another example on the page

@@ -1,6 +1,10 @@
 """Streams with threads and blocks: the same episodes in the same order, memory nobody loses, errors in their turn."""
 
+import contextlib
 import dataclasses
+import operator
+import os
+import random
 import signal
 import subprocess
 import sys
@@ -8,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +24,7 @@ import episodes
 from episodes.errors import SpecError, StoreCorrupt, StreamError, WorkerFailed
 from episodes.stream.buffers import Arena, Arenas
 from episodes.stream.stream import Stream
+from episodes.stream.threads import Ahead
 from episodes.transforms import Transform
 
 SPECS = {
@@ -252,6 +258,79 @@ def test_after_an_interruption_the_next_item_is_the_next_item():
     assert got == list(range(12))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_second_ctrl_c_while_threads_are_waited_for_loses_nothing(workers, monkeypatch):
+    drop, moments = Ahead.drop, iter([True, False, True, True, False, True])
+
+    def impatient(ahead):
+        if next(moments, False):
+            raise KeyboardInterrupt
+        drop(ahead)
+
+    stream, got = Stream(Interrupting({3, 7, 30}), workers=workers), []
+    monkeypatch.setattr(Ahead, "drop", impatient)
+    for _ in range(40):
+        with contextlib.suppress(KeyboardInterrupt):
+            got.append(next(stream))
+        assert stream.state_dict()["next_index"] == len(got)
+    assert got == list(range(len(got)))
+    assert len(got) > 30
+    moments = iter([True])
+    with pytest.raises(KeyboardInterrupt):
+        stream.load_state_dict({**stream.state_dict(), "next_index": 100})
+    assert stream.state_dict()["next_index"] == 100
+    assert [next(stream) for _ in range(3)] == [100, 101, 102]
+    stream.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such signals on this system")
+@pytest.mark.parametrize("options", [{}, {"block": 1}, {"workers": 1}], ids=str)
+def test_ctrl_c_at_any_instruction_loses_nothing(options):
+    """Consumed in C, so that it can only come within the stream's own Python."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    indices = operator.attrgetter("indices" if options.get("block") else "index")
+    before, rng, got, interrupts = signal.signal(signal.SIGALRM, interrupt), random.Random(0), [], 0
+    with Stream(series(), **options) as stream:
+        next(stream)
+        try:
+            while interrupts < 300:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0002, 0.004))
+                    got.extend(map(indices, stream))
+                except KeyboardInterrupt:  # noqa: PERF203
+                    interrupts += 1
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    flat = [i for one in got for i in one] if options.get("block") else got
+    assert flat == list(range(1, len(flat) + 1))
+
+
+FORKED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+from test_workers import Stream, series, values
+one = series()
+stream = Stream(one, workers=2)
+next(stream)
+child = os.fork()
+signal.alarm(120)
+right = [values(next(stream)) for _ in range(600)] == [values(one[i]) for i in range(1, 601)]
+if child:
+    right = right and os.waitpid(child, 0)[1] == 0
+os._exit(0 if right else 5)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_stream_with_workers_goes_on_in_a_forked_process():
+    script = FORKED.format(tests=str(Path(__file__).parent))
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False).returncode == 0
+
+
 ENDLESS = """
 import sys, threading
 sys.path.insert(0, {tests!r})
@@ -400,12 +479,44 @@ def test_a_function_of_ones_own_is_keyed_by_episode_and_part(workers):
     assert one.fingerprint != other.fingerprint != dataclasses.replace(one, then=None).fingerprint
 
 
+def moody(fields, generator):
+    """Of another type in some episodes, of another size in others."""
+    index, image = int(generator.bit_generator.state["state"]["counter"][3]), fields["image"]
+    return {"image": (image.astype(np.int64) + 2**53 + 1, image[:, :, :2], image, image)[index // 3 % 4]}
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("block", [None, 2, 7])
+def test_an_episode_does_not_depend_on_those_it_is_made_with(workers, block):
+    one = dataclasses.replace(series("hidden", length=50), then=moody)
+    wanted = [one[i] for i in range(50)]
+    images = [episode.query.fields["image"] for episode in wanted]
+    assert len({(image.dtype, image.shape) for image in images}) == 3
+    with Stream(one, workers=workers, block=block) as stream:
+        got = list(stream)
+    flat = got if block is None else [episode for items in got for episode in items]
+    assert [values(episode) for episode in flat] == list(map(values, wanted))
+    assert [episode.query.fields["image"].dtype for episode in flat] == [image.dtype for image in images]
+    if block == 7:
+        with pytest.raises(SpecError, match="fields differ in name, type or shape cannot be stacked"):
+            got[0].stacked  # noqa: B018
+
+
 def test_functions_that_cannot_be_used_are_refused():
     with pytest.raises(SpecError, match=r"has no name that tells it from others; give it an attribute `fingerprint`"):
         dataclasses.replace(series(), then=__import__("functools").partial(noisy))
     short = dataclasses.replace(series(), then=lambda fields, generator: {"image": fields["image"][1:]})
     with pytest.raises(SpecError, match=r"episode 4: .*lambda.* made 2 rows of field 'image' out of 3; give as many back"):
         short[4]
+
+    def more(fields, generator):
+        return fields if len(fields["image"]) == 3 else {**fields, "heat": np.zeros(len(fields["image"]))}
+
+    words = (
+        r"made 'image' uint8 \(1, 4, 4\), 'heat' float64 \(\) of a part and 'image' .* of another; give every part the same"
+    )
+    with pytest.raises(SpecError, match=words):
+        dataclasses.replace(series(), then=more)[0]
 
 
 def test_transforms_are_checked_against_the_store():

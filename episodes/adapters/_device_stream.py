@@ -35,7 +35,7 @@ class DeviceStream(Iterator[Made], Generic[Made]):
             raise StreamError(f"ahead={ahead!r} is out of range; it must be a whole number of 0 or more")
         self._stream, self._begin, self._ahead = stream, begin, ahead
         self._begun: deque[tuple[Callable[[], Made], dict[str, int | str]]] = deque()  # with the state after each
-        self._failed = self._closed = False
+        self._failed = self._closed = self._torn = False
         self._state = stream.state_dict()
 
     @property
@@ -48,14 +48,20 @@ class DeviceStream(Iterator[Made], Generic[Made]):
         if self._closed:
             raise StreamError("the stream is closed")
         try:
+            if self._torn:
+                self._go_to(self._state)
+            self._torn = True
             self._fill()
-            made = self._begun[0][0]() if self._begun else None
+            if not self._begun:
+                self._state = self._stream.state_dict()  # past the end
+                raise StopIteration
+            finish, reached = self._begun[0]
+            made = finish()
+            self._begun.popleft()
         except BaseException:  # its own error, or Ctrl-C at any moment: what was not handed on is begun again
             self._go_to(self._state)
             raise
-        if made is None:
-            raise StopIteration
-        self._state = self._begun.popleft()[1]
+        self._torn, self._state = False, reached  # as in `Stream`, nothing is called between the state and what it counts
         return made
 
     def _fill(self) -> None:
@@ -69,9 +75,11 @@ class DeviceStream(Iterator[Made], Generic[Made]):
             self._begun.append((finish, self._stream.state_dict()))
 
     def _go_to(self, state: Mapping[str, int | str]) -> None:
+        self._torn = True
         self._stream.load_state_dict(state)
         self._begun.clear()
         self._failed, self._state = False, self._stream.state_dict()
+        self._torn = False
 
     def state_dict(self) -> dict[str, int | str]:
         """As `Stream.state_dict`, of the items handed on."""

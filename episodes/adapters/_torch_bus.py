@@ -42,7 +42,7 @@ class Bus:
 
     def __init__(self, device: torch.device, slots: int) -> None:
         self.device, self._pinned = device, device.type == "cuda"
-        self._memory = [torch.empty(0, dtype=torch.uint8)] * slots
+        self._memory = [torch.empty(0, dtype=torch.uint8, device="cpu")] * slots
         self._done: list[torch.cuda.Event | None] = [None] * slots
         self._slot = 0
 
@@ -53,7 +53,7 @@ class Bus:
         if done is not None:
             done.synchronize()
         if len(self._memory[self._slot]) < size:
-            self._memory[self._slot] = torch.empty(size, dtype=torch.uint8, pin_memory=self._pinned)
+            self._memory[self._slot] = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=self._pinned)
         room: NDArray[np.uint8] = self._memory[self._slot].numpy()[:size]
         return room
 

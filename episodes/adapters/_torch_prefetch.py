@@ -14,11 +14,12 @@ from torch import Tensor
 from episodes.adapters._device_stream import DeviceStream
 from episodes.adapters._torch_bus import Bus, device_of
 from episodes.adapters._torch_transform import normalise
-from episodes.adapters.each import each, each_with_axis
+from episodes.adapters.each import Block, each, each_with_axis
 from episodes.episode import Episode, EpisodeBlock, Part
 from episodes.errors import StreamError
 from episodes.protocols import Series
 from episodes.stream.buffers import Arena
+from episodes.stream.mixed_block import MixedBlock
 from episodes.stream.series import SampledEpisodes
 from episodes.stream.stream import Stream
 from episodes.transforms import Transform
@@ -103,7 +104,7 @@ class _Pixels:
     def __getitem__(self, index: int) -> Episode[NDArray[Any]]:
         return self.pixels[index]
 
-    def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock:
+    def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock | MixedBlock:
         return self.pixels.block(indices, arena)
 
 
@@ -120,7 +121,7 @@ class _Sender:
         self._bus, self._later = Bus(device, slots), later
         self._side = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def begin(self, item: Episode[NDArray[Any]] | EpisodeBlock) -> Callable[[], Episode[Tensor]]:
+    def begin(self, item: Episode[NDArray[Any]] | Block) -> Callable[[], Episode[Tensor]]:
         """Begin to copy; what is returned hands the tensors over to the current stream."""
         if self._side is None:
             episode = self._send(item)
@@ -131,7 +132,7 @@ class _Sender:
             ready.record(self._side)
         return partial(self._hand_over, episode, ready)
 
-    def _send(self, item: Episode[NDArray[Any]] | EpisodeBlock) -> Episode[Tensor]:
+    def _send(self, item: Episode[NDArray[Any]] | Block) -> Episode[Tensor]:
         arrays: list[NDArray[Any]] = []
 
         def place(array: NDArray[Any]) -> int:

@@ -122,9 +122,9 @@ class _Resident:
             if name in chosen:
                 fields[name] = apply(values, numbers[name], chosen[name], at)
             else:
-                values = values.index_select(0, at)
+                values = _chosen(values, at)
                 fields[name] = _turned(values, turns) if len(turns) and values.ndim > 2 else values
-        class_fields = {name: values.index_select(0, class_ids) for name, values in self._class_fields.items()}
+        class_fields = {name: _chosen(values, class_ids) for name, values in self._class_fields.items()}
         # A block cuts and stacks tensors as it does arrays.
         arrays: Any = {"fields": fields, "labels": labels, "rows": rows, "class_ids": class_ids, "variants": variants}
         arrays["class_fields"] = class_fields
@@ -184,6 +184,12 @@ def _free_bytes(device: torch.device) -> int | None:
         reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + reserve
     return available_bytes() if device.type == "cpu" else None
+
+
+def _chosen(values: Tensor, at: Tensor) -> Tensor:
+    """Rows `at` of values of any type."""
+    carrier = _CARRIERS.get(values.element_size(), values.dtype)
+    return values.view(carrier).index_select(0, at).view(values.dtype)
 
 
 def _turned(values: Tensor, turns: Tensor) -> Tensor:

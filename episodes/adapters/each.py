@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from numpy.typing import NDArray
 
-from episodes.episode import Episode, EpisodeBlock, Part
+from episodes.episode import Episode, Part
 
 A = TypeVar("A")
 B = TypeVar("B")
+
+
+class Block(Protocol):
+    """Episodes that were made together, of one source or of several."""
+
+    @property
+    def stacked(self) -> Episode[NDArray[Any]]:
+        """All as one, ``[B, n, ...]``."""
+        ...
 
 
 def each(episode: Episode[A], to: Callable[[A], B]) -> Episode[B]:
@@ -26,15 +35,15 @@ def each(episode: Episode[A], to: Callable[[A], B]) -> Episode[B]:
     )
 
 
-def each_with_axis(item: Episode[NDArray[Any]] | EpisodeBlock, to: Callable[[Any], B]) -> Episode[B]:
+def each_with_axis(item: Episode[NDArray[Any]] | Block, to: Callable[[Any], B]) -> Episode[B]:
     """As `each`, of arrays with a leading episode axis: ``[1, n, ...]`` of an episode, ``[B, n, ...]`` of a block.
 
     Raises:
         SpecError: a block of episodes of different sizes, which cannot be stacked.
     """
-    if isinstance(item, EpisodeBlock):
-        return each(item.stacked, to)
-    return each(item, lambda array: to(array[None]))
+    if isinstance(item, Episode):
+        return each(item, lambda array: to(array[None]))
+    return each(item.stacked, to)
 
 
 def _part(part: Part[A], to: Callable[[A], B]) -> Part[B]:

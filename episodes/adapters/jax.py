@@ -9,12 +9,12 @@ import jax
 from numpy.typing import NDArray
 
 from episodes.adapters._device_stream import DeviceStream
-from episodes.adapters.each import each_with_axis
-from episodes.episode import Episode, EpisodeBlock
+from episodes.adapters.each import Block, each_with_axis
+from episodes.episode import Episode
 from episodes.stream.stream import Stream
 
 
-def to_jax(item: Episode[NDArray[Any]] | EpisodeBlock, device: jax.Device | None = None) -> Episode[jax.Array]:
+def to_jax(item: Episode[NDArray[Any]] | Block, device: jax.Device | None = None) -> Episode[jax.Array]:
     """`item` as JAX arrays with a leading episode axis, ``[1, n, ...]``, or ``[B, n, ...]`` of a block.
 
     On the CPU an array shares the memory of the episode's where that begins at a multiple of 64 bytes, as JAX demands, and
@@ -60,7 +60,7 @@ def prefetch(stream: Stream[Any], device: jax.Device | None = None, *, ahead: in
         WorkerFailed, SpecError: from ``next``, as `Stream` and `to_jax`, when it is that item's turn.
     """
 
-    def begin(item: Episode[NDArray[Any]] | EpisodeBlock) -> Callable[[], Episode[jax.Array]]:
+    def begin(item: Episode[NDArray[Any]] | Block) -> Callable[[], Episode[jax.Array]]:
         made = to_jax(item, device)  # JAX copies in the background, and keeps the host's memory until it has
         return lambda: made
 

@@ -13,15 +13,17 @@ from torch.utils.data import IterableDataset, get_worker_info
 from episodes.adapters._device_stream import DeviceStream
 from episodes.adapters._torch_prefetch import prefetch
 from episodes.adapters._torch_resident import resident
-from episodes.adapters.each import each_with_axis
-from episodes.episode import Episode, EpisodeBlock
+from episodes.adapters.each import Block, each_with_axis
+from episodes.episode import Episode
+from episodes.errors import StreamError, WorkerFailed
 from episodes.protocols import Series
+from episodes.stream.options import ranks_of
 from episodes.stream.stream import Stream
 
 __all__ = ["DeviceStream", "EpisodeDataset", "prefetch", "resident", "to_torch"]
 
 
-def to_torch(item: Episode[NDArray[Any]] | EpisodeBlock, device: torch.device | str = "cpu") -> Episode[Tensor]:
+def to_torch(item: Episode[NDArray[Any]] | Block, device: torch.device | str = "cpu") -> Episode[Tensor]:
     """`item` as tensors with a leading episode axis, ``[1, n, ...]``, or ``[B, n, ...]`` of a block; dtypes are kept.
 
     On the CPU the tensors share the arrays' memory, and keep it: a stream fills it again when the last of them is gone. On
@@ -60,7 +62,7 @@ class EpisodeDataset(IterableDataset[Episode[Tensor]]):
         world: as of `Stream`.
 
     Raises:
-        StreamError: an option out of range.
+        StreamError: an option out of range; from a loader, an episode that could not be made.
     """
 
     def __init__(
@@ -72,12 +74,9 @@ class EpisodeDataset(IterableDataset[Episode[Tensor]]):
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
-        distributed = torch.distributed
-        if rank is None and world is None and distributed.is_available() and distributed.is_initialized():
-            rank, world = distributed.get_rank(), distributed.get_world_size()  # not known in a worker
         self.series = series
         self._block, self._start = block, start
-        self._rank, self._world = 0 if rank is None else rank, 1 if world is None else world
+        self._rank, self._world = ranks_of(rank, world)  # what torch.distributed says is not known in a worker
         self._stream(0, 1)  # refuses here what it would refuse in a worker
 
     def _stream(self, worker: int, workers: int) -> Stream[Any]:
@@ -87,5 +86,10 @@ class EpisodeDataset(IterableDataset[Episode[Tensor]]):
     def __iter__(self) -> Iterator[Episode[Tensor]]:
         """From `start` on, each time."""
         worker = get_worker_info()
-        stream = self._stream(0, 1) if worker is None else self._stream(worker.id, worker.num_workers)
-        return map(to_torch, stream)
+        if worker is None:
+            yield from map(to_torch, self._stream(0, 1))
+            return
+        try:
+            yield from map(to_torch, self._stream(worker.id, worker.num_workers))
+        except WorkerFailed as error:  # a loader makes errors anew of their text alone
+            raise StreamError(str(error)) from error

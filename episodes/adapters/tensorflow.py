@@ -9,15 +9,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from episodes.adapters.each import each_with_axis
-from episodes.episode import Episode, EpisodeBlock, Part
+from episodes.adapters.each import Block, each_with_axis
+from episodes.episode import Episode, Part
+from episodes.errors import SpecError
 from episodes.protocols import Series
 from episodes.stream.stream import Stream
 
 _ALIGN = 64  # bytes: TensorFlow ends the process at its first look into memory that begins elsewhere
 
 
-def to_tensorflow(item: Episode[NDArray[Any]] | EpisodeBlock) -> Episode[tf.Tensor]:
+def to_tensorflow(item: Episode[NDArray[Any]] | Block) -> Episode[tf.Tensor]:
     """`item` as tensors on the CPU with a leading episode axis, ``[1, n, ...]``, or ``[B, n, ...]`` of a block.
 
     Types are kept. A tensor shares the memory of the episode's array, and keeps it, where that begins at a multiple of 64
@@ -49,14 +50,21 @@ def dataset(source: Series[Any] | Stream[Any], **options: Any) -> tf.data.Datase
     if not isinstance(source, Stream):
         Stream(source, **options).close()  # refuses here what it would refuse in TensorFlow's thread
 
+    signature = _signature(_element(series[0]))
+
+    def element(item: Episode[NDArray[Any]] | Block) -> dict[str, Any]:
+        made = _element(item)
+        _check(made, signature, f"episode {int(made['index'])}")
+        return made
+
     def elements() -> Iterator[dict[str, Any]]:
         if isinstance(source, Stream):
-            yield from map(_element, source)
+            yield from map(element, source)
         else:
             with Stream(source, **options) as stream:
-                yield from map(_element, stream)
+                yield from map(element, stream)
 
-    return tf.data.Dataset.from_generator(elements, output_signature=_signature(_element(series[0])))
+    return tf.data.Dataset.from_generator(elements, output_signature=signature)
 
 
 def _tensor(values: NDArray[Any]) -> tf.Tensor:
@@ -65,7 +73,7 @@ def _tensor(values: NDArray[Any]) -> tf.Tensor:
     return tf.experimental.dlpack.from_dlpack(values.__dlpack__())
 
 
-def _element(item: Episode[NDArray[Any]] | EpisodeBlock) -> dict[str, Any]:
+def _element(item: Episode[NDArray[Any]] | Block) -> dict[str, Any]:
     episode = each_with_axis(item, lambda values: values)
     empty = Part(
         fields={name: values[:, :0] for name, values in episode.query.fields.items()},
@@ -92,3 +100,14 @@ def _signature(element: Any) -> Any:
     if isinstance(element, Mapping):
         return {name: _signature(values) for name, values in element.items()}
     return tf.TensorSpec([None, None, *element.shape[2:]] if element.ndim else [], element.dtype)
+
+
+def _check(element: Any, signature: Any, where: str) -> None:
+    """Refuse what TensorFlow would make another type of without a word, or tell without saying of which episode."""
+    if isinstance(element, Mapping):
+        if element.keys() != signature.keys():
+            raise SpecError(f"{where} has {', '.join(element)}; the first of the series has {', '.join(signature)}")
+        for name, values in element.items():
+            _check(values, signature[name], f"{where}, {name}")
+    elif tf.as_dtype(element.dtype) != signature.dtype:
+        raise SpecError(f"{where} is {element.dtype}; in the first episode of the series it is {signature.dtype.name}")

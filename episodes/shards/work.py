@@ -15,7 +15,6 @@ from episodes.shards.images import is_picture
 from episodes.shards.manifest import FORMAT, KIND, MANIFEST, Payload
 from episodes.shards.record import CLASS
 from episodes.store.manifest import canonical
-from episodes.stream.buffers import Arena
 from episodes.stream.own import name_of
 from episodes.stream.series import SampledEpisodes
 from episodes.transforms import delivery
@@ -66,7 +65,7 @@ class CompileWork:
         """Type and shape of each field as written: as in the first episode, where a function of one's own makes it."""
         if self.series.then is None:
             return self.series.fields
-        values = self.series.block([0], Arena()).fields
+        values = self.series.alone(0).fields
         return {name: FieldSpec(str(array.dtype), array.shape[1:]) for name, array in values.items()}
 
     @property

@@ -16,6 +16,8 @@ from episodes.errors import SpecError, StoreError, near
 from episodes.protocols import FieldSpec, Places
 from episodes.store.table import ClassTable
 
+KINDS = "biufcSU"  # of types whose values are their bytes
+
 
 class MemoryStore:
     """Class-major arrays as a `SampleStore`.
@@ -29,7 +31,8 @@ class MemoryStore:
         class_fields: class field -> class name -> array of one type and shape, for every class.
 
     Raises:
-        StoreError: a field's length is not the sum of the counts; a class field that a class lacks or has otherwise.
+        StoreError: a field is of objects, dates or records; its length is not the sum of the counts; a class field that a
+            class lacks or has otherwise.
         SpecError: groups or splits name unknown classes, or splits share one.
     """
 
@@ -46,6 +49,8 @@ class MemoryStore:
         self.table = ClassTable.build(counts, groups, splits, is_a, class_fields)
         self.num_rows = sum(self.table.counts)
         for name, values in fields.items():
+            if values.dtype.kind not in KINDS:
+                raise StoreError(f"field '{name}' is of type {values.dtype}; a store holds numbers, truth values and text")
             if len(values) != self.num_rows:
                 raise StoreError(f"field '{name}' has {len(values)} rows; the counts add up to {self.num_rows}")
         self._values = dict(fields)

@@ -21,7 +21,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _ALIGN = 64  # bytes: a cache line
-_IDLE = 3  # references to memory nobody uses: the Arena, the local name, getrefcount's argument
 
 
 class Arena:
@@ -54,8 +53,15 @@ class Arena:
     @property
     def idle(self) -> bool:
         """Whether no array cut out of this memory is alive."""
+        return self._references() <= _IDLE
+
+    def _references(self) -> int:
+        """To the memory: those of the arena and of this look at it, and one more for each array."""
         memory = self._memory
-        return sys.getrefcount(memory) <= _IDLE
+        return sys.getrefcount(memory)
+
+
+_IDLE = Arena()._references()  # to memory that nobody uses; how many a look takes differs between versions of Python
 
 
 def padded(size: int) -> int:
@@ -71,7 +77,7 @@ class Arenas:
     """
 
     def __init__(self, keep: int) -> None:
-        self._keep = keep
+        self.keep = keep
         self._arenas: list[Arena] = []
         self._taken: set[int] = set()
         self._lock = threading.Lock()
@@ -85,7 +91,7 @@ class Arenas:
                     arena.reset()
                     return arena
             arena = Arena()
-            if len(self._arenas) < self._keep:
+            if len(self._arenas) < self.keep:
                 self._taken.add(len(self._arenas))
                 self._arenas.append(arena)
             return arena

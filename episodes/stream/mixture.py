@@ -6,16 +6,17 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from episodes.episode import Episode, EpisodeBlock, EpisodePlan, Part
+from episodes.episode import Episode, EpisodeBlock, EpisodePlan
 from episodes.errors import SpecError
 from episodes.protocols import FieldSpec
 from episodes.rng import SOURCE, check_word, philox, stream_key
 from episodes.stream.buffers import Arena, padded
+from episodes.stream.mixed_block import MixedBlock
 from episodes.stream.series import SampledEpisodes
 
 Array = NDArray[Any]
@@ -44,13 +45,16 @@ class MixedEpisodes:
 
     def __post_init__(self) -> None:
         check_word("seed", self.seed)
+        if self.length is not None:
+            check_word("length", self.length)
         if not self.sources:
             raise SpecError("a mixture needs one source or more")
         if unknown := set(self.weights) - set(self.sources):
             raise SpecError(f"weights name '{min(unknown)}', which is no source; sources are {', '.join(self.sources)}")
-        numbers = np.array([self.weights.get(name, 1.0 if not self.weights else 0.0) for name in self.sources])
-        if not np.isfinite(numbers).all() or (numbers < 0).any() or not numbers.sum() > 0:
+        numbers = _numbers([self.weights.get(name, 1.0 if not self.weights else 0.0) for name in self.sources])
+        if not np.isfinite(numbers).all() or (numbers < 0).any() or not numbers.any():
             raise SpecError(f"weights={dict(self.weights)}: give numbers of 0 or more, one of them above 0")
+        numbers = numbers / numbers.max()
         object.__setattr__(self, "_ends", np.cumsum(numbers) / numbers.sum())
         drawn = [series.length for series, number in zip(self.sources.values(), numbers, strict=True) if number > 0]
         lengths = [length for length in (*drawn, self.length) if length is not None]
@@ -61,8 +65,9 @@ class MixedEpisodes:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of everything that decides the episodes."""
-        parts = [(name, series.fingerprint, self.weights.get(name)) for name, series in self.sources.items()]
-        return hashlib.sha256(f"mixture {parts} {self.seed}".encode()).hexdigest()
+        ends: NDArray[np.float64] = self._ends  # type: ignore[attr-defined]  # set at construction
+        parts = [(name, series.fingerprint) for name, series in self.sources.items()]
+        return hashlib.sha256(f"mixture {parts} {ends.tolist()} {self.seed}".encode()).hexdigest()
 
     @cached_property
     def fields(self) -> Mapping[str, FieldSpec]:
@@ -113,9 +118,11 @@ class MixedEpisodes:
         parts: list[EpisodeBlock] = []
         where = [(0, 0)] * len(indices)
         for name, chosen in places.items():
-            for place, b in enumerate(chosen):
-                where[b] = len(parts), place
-            parts.append(self._shared(self.sources[name].block([indices[b] for b in chosen], arena)))
+            made = self.sources[name].block([indices[b] for b in chosen], arena)
+            begin, its = len(parts), made.places if isinstance(made, MixedBlock) else [(0, k) for k in range(len(chosen))]
+            for b, (part, place) in zip(chosen, its, strict=True):
+                where[b] = begin + part, place
+            parts += map(self._shared, made.parts if isinstance(made, MixedBlock) else (made,))
         values = [values for part in parts for values in (*part.fields.values(), *part.class_fields.values())]
         self._largest[0] = max(self._largest[0], sum(padded(one.nbytes) for one in values))
         return MixedBlock(indices=tuple(indices), parts=tuple(parts), places=where)
@@ -129,71 +136,11 @@ class MixedEpisodes:
         return replace(block, fields={name: block.fields[name] for name in self.fields})
 
 
-@dataclass(kw_only=True, eq=False)
-class MixedBlock(Sequence[Episode[Array]]):
-    """Episodes of several sources that were made together, in order; each is a view into the block of its source."""
-
-    indices: Sequence[int]
-    """[B] index of each episode."""
-    parts: tuple[EpisodeBlock, ...]
-    """One a source."""
-    places: Sequence[tuple[int, int]]
-    """[B] part of each episode, and its place in it."""
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    @overload
-    def __getitem__(self, b: int) -> Episode[Array]: ...
-    @overload
-    def __getitem__(self, b: slice) -> MixedBlock: ...
-    def __getitem__(self, b: int | slice) -> Episode[Array] | MixedBlock:
-        """The b-th episode, or some of the episodes as a block."""
-        if isinstance(b, slice):
-            return replace(self, indices=self.indices[b], places=self.places[b])
-        part, place = self.places[b]
-        return self.parts[part][place]
-
-    @property
-    def even(self) -> bool:
-        """Whether all episodes have as many classes and rows of each kind."""
-        sizes = [np.diff(part.offsets) for part in self.parts]  # [4, episodes of the part]
-        return len({tuple(sizes[part][:, place].tolist()) for part, place in self.places}) <= 1
-
-    @property
-    def stacked(self) -> Episode[Array]:
-        """All episodes as one, ``[B, n, ...]``; its index is the first one's. Copies, unless all are of one source.
-
-        Raises:
-            SpecError: they are of different sizes.
-        """
-        first, begin = self.places[0]
-        if all(one == (first, begin + b) for b, one in enumerate(self.places)):
-            return self.parts[first][begin : begin + len(self)].stacked
-        if not self.even:
-            raise SpecError(
-                f"episodes {self.indices[0]} to {self.indices[-1]} are of different sizes and cannot be stacked; take them "
-                "one by one, or give fixed ways, shots and queries"
-            )
-        every = list(self)
-        unlabeled = [one.unlabeled for one in every if one.unlabeled is not None]
-        return Episode(
-            index=self.indices[0],
-            class_ids=np.stack([one.class_ids for one in every]),
-            variants=np.stack([one.variants for one in every]),
-            support=_stacked([one.support for one in every]),
-            query=_stacked([one.query for one in every]),
-            unlabeled=_stacked(unlabeled) if unlabeled else None,
-            class_fields={name: np.stack([one.class_fields[name] for one in every]) for name in every[0].class_fields},
-        )
-
-
-def _stacked(parts: Sequence[Part[Array]]) -> Part[Array]:
-    return Part(
-        fields={name: np.stack([part.fields[name] for part in parts]) for name in parts[0].fields},
-        labels=np.stack([part.labels for part in parts]),
-        rows=np.stack([part.rows for part in parts]),
-    )
+def _numbers(weights: Sequence[Any]) -> NDArray[np.float64]:
+    try:
+        return np.array([float(weight) for weight in weights])
+    except (TypeError, ValueError):
+        return np.array([np.nan])  # refused with the rest
 
 
 def shared_fields(sources: Mapping[str, SampledEpisodes]) -> dict[str, FieldSpec]:

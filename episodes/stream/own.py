@@ -5,7 +5,8 @@
 
 It is called once for each part of an episode with ``(fields, generator)``: name -> [n, ...], and a NumPy generator that is
 keyed by (seed, index, part), so that the result is the same in every worker. It returns the fields of as many rows, in
-arrays of any type and shape. It holds the interpreter lock, so it costs what it costs; more workers do not help.
+arrays of any type and shape, the same for all parts of an episode. It holds the interpreter lock, so it costs what it
+costs; more workers do not help.
 """
 
 from __future__ import annotations
@@ -41,13 +42,16 @@ def name_of(then: Own) -> str:
     return f"{then.__module__}.{name}"
 
 
-def apply(then: Own, block: EpisodeBlock, key: tuple[int, int]) -> EpisodeBlock:
+def apply(then: Own, block: EpisodeBlock, key: tuple[int, int]) -> EpisodeBlock | None:
     """`block` with the values that `then` makes of its own.
 
+    None where those of some episodes have other types or shapes than those of others: they cannot lie in one array.
+
     Raises:
-        SpecError: another number of rows comes back, or values of different shapes that cannot lie in one array.
+        SpecError: another number of rows comes back, or parts of an episode have other fields, types or shapes.
     """
     made: list[Mapping[str, NDArray[Any]]] = []
+    of: dict[int, Any] = {}  # index -> what its first part has
     for part, line in enumerate(block.offsets[:3].tolist()):
         for b, index in enumerate(block.indices):
             place = slice(line[b], line[b + 1])
@@ -62,9 +66,18 @@ def apply(then: Own, block: EpisodeBlock, key: tuple[int, int]) -> EpisodeBlock:
                         f"episode {index}: {name_of(then)} made {len(array)} rows of field '{name}' out of "
                         f"{place.stop - place.start}; give as many back"
                     )
+            found = {name: (array.dtype, array.shape[1:]) for name, array in values.items()}
+            if found != of.setdefault(index, found):
+                raise SpecError(
+                    f"episode {index}: {name_of(then)} made {_told(found)} of a part and {_told(of[index])} of another; "
+                    "give every part the same fields, types and shapes"
+                )
             made.append(values)
-    try:
-        fields = {name: np.concatenate([values[name] for values in made]) for name in made[0]} if made else {}
-    except (ValueError, KeyError) as error:
-        raise SpecError(f"{name_of(then)} made fields that differ from part to part: {error}") from error
-    return replace(block, fields=fields)
+    first, *others = of.values() if of else ({},)
+    if any(other != first for other in others):
+        return None
+    return replace(block, fields={name: np.concatenate([values[name] for values in made]) for name in first})
+
+
+def _told(fields: Mapping[str, tuple[Any, tuple[int, ...]]]) -> str:
+    return ", ".join(f"'{name}' {dtype} {shape}" for name, (dtype, shape) in fields.items()) or "nothing"

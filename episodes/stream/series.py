@@ -20,6 +20,7 @@ from episodes.rng import check_word, stream_key
 from episodes.spec import EpisodeSpec
 from episodes.stream.assemble import assemble
 from episodes.stream.buffers import Arena
+from episodes.stream.mixed_block import MixedBlock
 from episodes.stream.own import Own, apply, name_of
 from episodes.transforms import Transform
 
@@ -52,6 +53,8 @@ class SampledEpisodes:
 
     def __post_init__(self) -> None:
         check_word("seed", self.seed)
+        if self.length is not None:
+            check_word("length", self.length)
         if not len(self.classes):
             raise SpecError(f"split '{self.classes.split}' has no classes")
         self.sampler.require(self.classes, self.spec)
@@ -139,8 +142,25 @@ class SampledEpisodes:
         """Episode `index`, in arrays of its own."""
         return self.block([index], Arena())[0]
 
-    def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock:
-        """The episodes `indices`, gathered together into arrays of `arena`; each is what ``self[index]`` is."""
+    def block(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock | MixedBlock:
+        """The episodes `indices`, gathered together into arrays of `arena`; each is what ``self[index]`` is.
+
+        A `MixedBlock` where a function of one's own made values of other types or shapes in some than in others.
+        """
+        together = self._made(indices, arena)
+        if together is not None:
+            return together
+        apart = tuple(map(self.alone, indices))
+        return MixedBlock(indices=tuple(indices), parts=apart, places=[(k, 0) for k in range(len(apart))])
+
+    def alone(self, index: int) -> EpisodeBlock:
+        """Episode `index` as a block of its own: each field of all its rows is one array."""
+        block = self._made([index], Arena())
+        assert block is not None, "one episode has one type and shape"
+        return block
+
+    def _made(self, indices: Sequence[int], arena: Arena) -> EpisodeBlock | None:
+        """Episodes whose fields are one array each; None where those of some have other types or shapes."""
         flat = self.flat(indices)
         self._check_views()
         block = assemble(self.store, self._transforms, self.transform_key, indices, flat, arena)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar, cast, overload
+from weakref import WeakSet
 
 from episodes.errors import StateMismatch, StreamError, WorkerFailed
 from episodes.protocols import Series
 from episodes.stream.buffers import Arena, Arenas
+from episodes.stream.options import ranks_of, whole
 from episodes.stream.threads import Ahead, Failure, one_by_one
 
 Item = TypeVar("Item")
@@ -78,27 +80,29 @@ class Stream(Iterator[Item], Generic[Item]):
         world: int | None = None,
     ) -> None:
         self.series = series
-        self._rank, self._world = _ranks(rank, world)
-        ahead = max(1, 2 * workers) if ahead is None else ahead
-        for name, value, least in (("start", start, 0), ("workers", workers, 0), ("ahead", ahead, 1), ("block", block, 1)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise StreamError(f"{name}={value!r} is out of range; it must be a whole number of {least} or more")
+        self._rank, self._world = ranks_of(rank, world)
+        start, workers = whole("start", start, 0), whole("workers", workers, 0)
+        ahead = max(1, 2 * workers) if ahead is None else whole("ahead", ahead, 1)
+        block = None if block is None else whole("block", block, 1)
         self._blocks = cast("BlockSeries[Any, Any]", series) if hasattr(series, "block") else None
         if block is not None and self._blocks is None:
             raise StreamError(f"block={block}: {type(series).__name__} makes items one by one; leave block out")
         self._block, self._size = block, _worth_a_call(self._blocks, block or 1) if self._blocks else 1
         self._arenas = Arenas(keep=ahead + 3)  # in the making or waiting; held by the consumer, and by the one before it
         self._ahead: Ahead[tuple[Sequence[Any], Failure | None]] = Ahead(workers, ahead)
-        self._closed = False
+        self._length, self._closed = series.length, False
+        _ALIVE.add(self)
         self._go_to(start)
 
     def _go_to(self, index: int) -> None:
         """Set the position; what was made ahead is dropped."""
-        self._ahead.drop()
+        self._torn = True  # until all is as the position says: Ctrl-C may come while threads are waited for
         self._round = index  # of rank 0, in the round that comes next
+        self._ahead.drop()
         self._requested = index  # the same, of what is asked for next
         self._current: Iterator[Any] = iter(())
         self._failure: Failure | None = None
+        self._torn = False
 
     def _next_request(self) -> range | None:
         first, step = self._requested + self._rank, self._world
@@ -131,23 +135,34 @@ class Stream(Iterator[Item], Generic[Item]):
         if self._closed:
             raise StreamError("the stream is closed")
         try:
-            return self._take()
+            if self._torn:
+                self._go_to(self._round)
+            self._torn = True
+            item = self._take()
+            reached = self._round + self._world * (1 if self._block is None else len(cast("Sequence[Any]", item)))
+            if self._length is not None and reached > self._length:  # the last of a round may be no rank's
+                reached = self._length
         except WorkerFailed:
             raise
         except BaseException:  # Ctrl-C at any moment: what was asked for and not delivered is asked for again
             self._go_to(self._round)
             raise
+        # Nothing is called from here on, so no Ctrl-C can come between the position and what it counts.
+        self._torn = False
+        self._round = reached
+        return item
 
     def _take(self) -> Item:
         while True:
             for item in self._current:
-                self._round += self._world * (1 if self._block is None else len(item))
-                return cast(Item, item)
+                return item  # type: ignore[no-any-return]
             if (failure := self._failure) is not None:
                 self._go_to(self._round)
                 raise WorkerFailed(failure.index, failure.error) from failure.error
             made = self._ahead.take(self._make, self._next_request)
             if made is None:
+                assert self._length is not None
+                self._round = max(self._round, self._length)
                 raise StopIteration
             items, self._failure = made
             self._current = iter(items) if self._block is None else self._cut(items, self._block)
@@ -163,8 +178,10 @@ class Stream(Iterator[Item], Generic[Item]):
         """Continue from a saved state.
 
         Raises:
-            StateMismatch: the state is of another version or of other data; both values are shown.
+            StateMismatch: the state is of another version or of other data, and both values are shown; or it is none.
         """
+        if not isinstance(state, Mapping):
+            raise StateMismatch(f"{state!r} is no state of a stream; give what `state_dict` returned")
         if state.get("version") != VERSION:
             raise StateMismatch(f"stream state has version {state.get('version')!r}; this program reads {VERSION}")
         if state.get("fingerprint") != self.series.fingerprint:
@@ -172,7 +189,10 @@ class Stream(Iterator[Item], Generic[Item]):
                 f"the saved stream drew other episodes (fingerprint {state.get('fingerprint')}) than this one "
                 f"({self.series.fingerprint}): store, split, spec, sampler, transforms or seed differ"
             )
-        self._go_to(int(state["next_index"]))
+        index = state.get("next_index")
+        if isinstance(index, bool) or not isinstance(index, int) or index < 0:
+            raise StateMismatch(f"the stream state has next_index={index!r}; it must be a whole number of 0 or more")
+        self._go_to(index)
 
     def close(self) -> None:
         """End the threads and let go of the memory; episodes that were delivered keep theirs."""
@@ -188,16 +208,18 @@ class Stream(Iterator[Item], Generic[Item]):
         self.close()
 
 
-def _ranks(rank: int | None, world: int | None) -> tuple[int, int]:
-    """Rank and world as given, or as torch.distributed has them where that was started (without importing torch)."""
-    if rank is None and world is None:
-        distributed = getattr(sys.modules.get("torch"), "distributed", None)
-        if distributed is not None and distributed.is_available() and distributed.is_initialized():
-            return distributed.get_rank(), distributed.get_world_size()
-    rank, world = 0 if rank is None else rank, 1 if world is None else world
-    if world < 1 or not 0 <= rank < world:
-        raise StreamError(f"rank {rank} of world {world}: rank must be 0 to world - 1, and world 1 or more")
-    return rank, world
+_ALIVE: WeakSet[Stream[Any]] = WeakSet()
+
+
+def _forget_threads() -> None:
+    """In a process that was forked: threads stayed with the parent, and what they were making is made anew."""
+    for stream in list(_ALIVE):
+        stream._ahead, stream._arenas = stream._ahead.without_threads(), Arenas(stream._arenas.keep)
+        stream._torn = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)
 
 
 def _worth_a_call(series: BlockSeries[Any, Any], multiple: int) -> int:

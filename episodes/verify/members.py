@@ -15,7 +15,6 @@ from episodes.shards.images import is_picture, read_picture
 from episodes.shards.manifest import ShardManifest
 from episodes.shards.record import class_member, key_of, npy_header
 from episodes.shards.tar import Member, header, read_header
-from episodes.stream.buffers import Arena
 from episodes.stream.series import SampledEpisodes
 from episodes.transforms import quarter_turn
 from episodes.verify.plans import PARTS, WrittenPlan
@@ -76,7 +75,7 @@ class Members:
     def _values(self, index: int, plan: WrittenPlan) -> Mapping[str, NDArray[Any]] | None:
         """What the fields must be; None: not known."""
         if self._series is not None:
-            return self._series.block([index], Arena()).fields
+            return self._series.alone(index).fields
         if self._store is None or not self._as_stored:
             return None
         values = self._store.read(np.ascontiguousarray(plan.rows))

@@ -13,8 +13,8 @@ the whole support: 12 for one shot, 5 for five in the paper, 8 in its code.
 The report shows both gates over the updates, layer by layer, as in figure 2.
 
 Queries are normalised with the statistics of the support under the last weights, in training as in evaluation. (So does the
-released code in evaluation, by running statistics reset at each episode; it trains with those of the queries.) Batch norm adds
-1e-5 to variances, as everywhere here, where the released code adds 1e-3.
+released code in evaluation, by running statistics reset at each episode; it trains with those of the queries.) Batch norm
+adds 1e-5 to variances, as everywhere here, where the released code adds 1e-3.
 """
 
 from __future__ import annotations
