@@ -259,7 +259,7 @@ def test_after_an_interruption_the_next_item_is_the_next_item():
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_second_ctrl_c_while_threads_are_waited_for_loses_nothing(workers, monkeypatch):
+def test_a_second_ctrl_c_while_the_first_is_dealt_with_loses_nothing(workers, monkeypatch):
     drop, moments = Ahead.drop, iter([True, False, True, True, False, True])
 
     def impatient(ahead):

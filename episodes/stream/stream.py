@@ -96,7 +96,7 @@ class Stream(Iterator[Item], Generic[Item]):
 
     def _go_to(self, index: int) -> None:
         """Set the position; what was made ahead is dropped."""
-        self._torn = True  # until all is as the position says: Ctrl-C may come while threads are waited for
+        self._torn = True  # until all is as the position says: Ctrl-C may come in between
         self._round = index  # of rank 0, in the round that comes next
         self._ahead.drop()
         self._requested = index  # the same, of what is asked for next

@@ -2,14 +2,19 @@
 
 Threads, for what costs time holds no interpreter lock: compiled drawing and gathering, image decoding. Block m is ready
 when its maker is, and is handed out m-th; at most `ahead` blocks are in the making or waiting.
+
+The consumer meets its threads in `queue.SimpleQueue` alone, whose calls are one instruction each: Ctrl-C comes before or
+after one of them. Conditions and futures are Python, and an interruption within them can leave a lock taken for ever.
 """
 
 from __future__ import annotations
 
+import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 Made = TypeVar("Made")
@@ -23,6 +28,16 @@ class Failure:
     error: Exception
 
 
+@dataclass(slots=True, eq=False)
+class _Job(Generic[Made]):
+    make: Callable[[range], Made] | None
+    """None: it has been called. Whose method it is would otherwise wait for itself."""
+    indices: range
+    done: SimpleQueue[Callable[[], Made]] = field(default_factory=SimpleQueue)
+    """What gives the block, or raises what came in its way."""
+    dropped: bool = False
+
+
 class Ahead(Generic[Made]):
     """Blocks in order.
 
@@ -33,8 +48,10 @@ class Ahead(Generic[Made]):
 
     def __init__(self, workers: int, ahead: int) -> None:
         self._workers, self._most = workers, ahead
-        self._pool: ThreadPoolExecutor | None = None
-        self._queue: deque[Future[Made]] = deque()
+        self._jobs: SimpleQueue[_Job[Made] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._queue: deque[_Job[Made]] = deque()
+        self._end = weakref.finalize(self, _end, self._jobs, self._threads)  # forgotten, or at the end of the program
 
     def take(self, make: Callable[[range], Made], request: Callable[[], range | None]) -> Made | None:
         """The next block, None after the last.
@@ -46,42 +63,73 @@ class Ahead(Generic[Made]):
         if not self._workers:
             indices = request()
             return None if indices is None else make(indices)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._workers, "episodes")
-        self._fill(self._pool, make, request)
+        while len(self._threads) < self._workers:
+            thread = threading.Thread(target=_work, args=(self._jobs,), name="episodes", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._fill(make, request)
         if not self._queue:
             return None
-        made = self._queue[0].result()
+        made = self._queue[0].done.get()
         self._queue.popleft()
-        self._fill(self._pool, make, request)
-        return made
+        self._fill(make, request)
+        return made()
 
-    def _fill(self, pool: ThreadPoolExecutor, make: Callable[[range], Made], request: Callable[[], range | None]) -> None:
+    def _fill(self, make: Callable[[range], Made], request: Callable[[], range | None]) -> None:
         while len(self._queue) < self._most:
             indices = request()
             if indices is None:
                 return
-            self._queue.append(pool.submit(make, indices))
+            job = _Job(make, indices)
+            self._queue.append(job)
+            self._jobs.put(job)
 
     def without_threads(self) -> Ahead[Made]:
         """The same, with nothing in the making."""
         return Ahead(self._workers, self._most)
 
     def drop(self) -> None:
-        """Forget what was made ahead; what is in the making is waited for, so that its memory is free again."""
-        for future in self._queue:
-            future.cancel()
-        while self._queue:
-            future = self._queue.popleft()
-            if not future.cancelled():
-                future.exception()
+        """Forget what was made ahead; what is in the making is not waited for."""
+        for job in self._queue:
+            job.dropped = True
+        self._queue.clear()
 
     def close(self) -> None:
-        """End the threads."""
+        """End the threads, when they have made what they are at."""
         self.drop()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
+        self._end()
+
+
+def _work(jobs: SimpleQueue[_Job[Any] | None]) -> None:
+    """What a thread does. It holds nothing while it waits, so that a stream that is forgotten is gone."""
+    while (job := jobs.get()) is not None:
+        make, job.make = job.make, None
+        if make is not None and not job.dropped:
+            job.done.put(_outcome(make, job.indices))
+        del job, make
+    jobs.put(None)  # for the next thread
+
+
+def _outcome(make: Callable[[range], Made], indices: range) -> Callable[[], Made]:
+    try:
+        made = make(indices)
+    except BaseException as error:  # whatever it is, the consumer is who must know
+        return _raiser(error)
+    return lambda: made
+
+
+def _raiser(error: BaseException) -> Callable[[], Any]:
+    def call() -> Any:
+        raise error
+
+    return call
+
+
+def _end(jobs: SimpleQueue[_Job[Any] | None], threads: Sequence[threading.Thread]) -> None:
+    jobs.put(None)
+    for thread in threads:
+        if thread is not threading.current_thread():  # which may be where a stream was forgotten
+            thread.join()
 
 
 def one_by_one(make: Callable[[int], Any], indices: Sequence[int]) -> tuple[list[Any], Failure | None]:
