@@ -107,8 +107,8 @@ class Stream(Iterator[Item], Generic[Item]):
     def _next_request(self) -> range | None:
         first, step = self._requested + self._rank, self._world
         stop = first + self._size * step
-        if self.series.length is not None:
-            stop = min(stop, self.series.length)
+        if self._length is not None:
+            stop = min(stop, self._length)
         if first >= stop:
             return None
         self._requested += self._size * step
