@@ -11,7 +11,9 @@ faults of every block, several times the copying itself.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import mmap
 import sys
 import threading
 from collections.abc import Sequence
@@ -21,6 +23,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _ALIGN = 64  # bytes: a cache line
+_LARGE = 4 << 20  # bytes
 
 
 class Arena:
@@ -38,7 +41,7 @@ class Arena:
         """Make room for arrays of so many bytes, all in one piece of memory."""
         size = sum(padded(size) for size in sizes)
         if self._used + size > len(self._memory):
-            self._memory = np.empty(size + _ALIGN, np.uint8)  # arrays cut out of the old memory keep it alive
+            self._memory = _fresh(size + _ALIGN)  # arrays cut out of the old memory keep it alive
             self._first = self._used = -self._memory.ctypes.data % _ALIGN
 
     def array(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -62,6 +65,20 @@ class Arena:
 
 
 _IDLE = Arena()._references()  # to memory that nobody uses; how many a look takes differs between versions of Python
+
+
+def _fresh(size: int) -> NDArray[np.uint8]:
+    """[size] bytes. Much is asked of the system itself, which has it back as soon as it is free: an allocator keeps memory
+    for each thread that ever was, gigabytes where streams are made and closed by the hundred."""
+    if size < _LARGE:
+        return np.empty(size, np.uint8)
+    if not hasattr(mmap, "MAP_PRIVATE"):  # Windows
+        return np.empty(size, np.uint8)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
 
 
 def padded(size: int) -> int:
