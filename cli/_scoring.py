@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -212,7 +211,7 @@ def check_audits(results: Sequence[tuple[str, Report]], where: Path | None) -> N
     for name, result in results:
         if not result.audit.passed:
             told = f" (see {where})" if where is not None else ""
-            if not math.isfinite(result.audit.largest_difference):
+            if not result.audit.finite:
                 raise LeakageError(
                     f"'{name}' predicts what is no finite number, of which no audit can say anything; lower the rate "
                     f"of its inner steps, or train it with a lower lr{told}"

@@ -41,11 +41,16 @@ class Audit:
         return self.transductive or self.largest_difference <= TOLERANCE
 
     @property
+    def finite(self) -> bool:
+        """Whether every prediction was a finite number; of others nothing can be said."""
+        return math.isfinite(self.largest_difference)
+
+    @property
     def verdict(self) -> str:
         """What a line about the results says of it."""
         if self.passed:
             return "leakage audit passed"
-        return "LEAKAGE AUDIT FAILED" if math.isfinite(self.largest_difference) else "PREDICTIONS ARE NOT FINITE"
+        return "LEAKAGE AUDIT FAILED" if self.finite else "PREDICTIONS ARE NOT FINITE"
 
 
 @torch.no_grad()

@@ -139,14 +139,19 @@ def require_queries(method: str, spec: EpisodeSpec) -> None:
         raise SpecError(f"{method} is scored by its queries; queries={spec.queries} must be 1 or more")
 
 
+def check_queries(labels: Tensor) -> None:
+    """Raise `SpecError` if an episode, whose spec allows it, has no queries at all; `labels` are theirs, [B, Q]."""
+    if not labels.numel():
+        raise SpecError("an episode has no query to learn from; raise queries")
+
+
 def classified(logits: Tensor, labels: Tensor) -> MetaLoss:
     """Mean cross-entropy and accuracy of queries, logits [B, Q, W]; label -1 (a distractor's query) is left out.
 
     Raises:
         SpecError: an episode has no queries at all.
     """
-    if not labels.numel():
-        raise SpecError("an episode has no query to learn from; raise queries")
+    check_queries(labels)
     loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-1)
     return MetaLoss(loss=loss, values={"accuracy": float(functional.accuracy(logits.detach(), labels).mean())})
 

@@ -26,7 +26,7 @@ from learners import functional
 from learners.charts import Chart, Line
 from learners.intervals import mean_and_interval
 from learners.net import Weights
-from learners.protocol import Inputs, MetaLoss, Predictor, Task, require_support, task_of
+from learners.protocol import Inputs, MetaLoss, Predictor, Task, check_queries, require_support, task_of
 from learners.scoring import Scoring
 
 STANDARD = 0.01  # of the weights at the beginning: truncated normal, as in MAML's released code; biases begin at 0
@@ -105,6 +105,12 @@ def descended(
     return found
 
 
+def require_one_function(spec: EpisodeSpec) -> None:
+    """Raise `SpecError` unless a task is one function."""
+    if spec.ways.high > 1:
+        raise SpecError(f"a task of regression is one function, a class of the store; ways={spec.ways} must be 1")
+
+
 class Regressor(nn.Module, ABC):
     """What methods of regression share. Predictions are [B, Q, T + 1, O]: after each of T steps, the last one counts.
 
@@ -132,8 +138,7 @@ class Regressor(nn.Module, ABC):
 
     def require(self, spec: EpisodeSpec) -> None:
         """Raise `SpecError` unless a task is one function, with points to learn it from and others to score."""
-        if spec.ways.high > 1:
-            raise SpecError(f"a task of regression is one function, a class of the store; ways={spec.ways} must be 1")
+        require_one_function(spec)
         require_support("regression", spec)
 
     def rows(self, fields: Fields[Tensor]) -> Tensor:
@@ -150,6 +155,7 @@ class Regressor(nn.Module, ABC):
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Mean squared error of the queries, once the function is learned."""
+        check_queries(episode.query.labels)
         predictions = self.adapt(task_of(episode))(episode.query.fields)
         return MetaLoss(loss=(predictions[:, :, -1] - self.targets(episode.query.fields)).square().mean())
 

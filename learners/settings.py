@@ -35,7 +35,7 @@ class TrainConfig:
     checkpoint_every: int = field(default=100, metadata={"help": "steps between checkpoints"})
     seed: int = field(default=0, metadata={"help": "of the initial weights"})
     accelerator: str = field(default="auto", metadata={"help": "cpu, cuda, mps or auto"})
-    precision: str = field(default="32-true", metadata={"help": "32-true, bf16-mixed, 16-mixed, ..."})
+    precision: str = field(default="32-true", metadata={"help": "32-true, bf16-mixed or 16-mixed"})
     workers: int | None = field(
         default=None, metadata={"help": "threads that make episodes ahead  [default: 1 with an accelerator, 0 on the CPU]"}
     )

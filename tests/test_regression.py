@@ -270,6 +270,10 @@ def test_what_is_no_regression_is_refused():
             learner(module).require(episodes.EpisodeSpec(ways=5, shots=1, queries=1))
         with pytest.raises(SpecError, match="regression learns from the support; shots=0 must be 1 or more"):
             learner(module).require(episodes.EpisodeSpec(ways=1, shots=0, queries=1))
+        with pytest.raises(SpecError, match="regression is scored by its queries; queries=0 must be 1 or more"):
+            learner(module).require(episodes.EpisodeSpec(ways=1, shots=5, queries=0))
+    points = episodes.EpisodeSpec(ways=1, shots=5, queries=0)
+    learner(pretrained_regression).require_training(points)
 
 
 class Told(torch.nn.Module):

@@ -114,6 +114,20 @@ def test_a_tensor_keeps_its_memory_as_an_array_does():
     assert all((t.numpy() == one[i].query.fields["image"]).all() for i, t in enumerate(tensors))
 
 
+@pytest.mark.parametrize("large", [0, 2**40])  # all of the system, and none
+def test_what_is_kept_of_either_kind_of_memory_is_never_written_again(large, monkeypatch):
+    monkeypatch.setattr("episodes.stream.buffers._LARGE", large)
+    one, kept = series(), []
+    with Stream(one, workers=1, block=8) as stream:
+        for turn in range(40):
+            block = next(stream)
+            if turn % 3 == 0:
+                kept.append((block[3].support.fields["image"][1:], block.indices[3]))
+            del block
+    for image, index in kept:
+        assert np.array_equal(image, one[index].support.fields["image"][1:])
+
+
 def test_arrays_of_an_arena_are_aligned_apart_and_keep_it_busy():
     arena = Arena()
     arena.reserve([10, 100])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, TypeVar
 
 from episodes.errors import StreamError
 from episodes.protocols import Series
 from episodes.stream.stream import Stream
+from episodes.stream.threads import raiser
 
 Made = TypeVar("Made")
 Item = TypeVar("Item")
@@ -71,7 +72,7 @@ class DeviceStream(Iterator[Made], Generic[Made]):
             except StopIteration:
                 return
             except Exception as error:  # raised when it is the turn of the item that failed
-                finish, self._failed = _raiser(error), True
+                finish, self._failed = raiser(error), True
             self._begun.append((finish, self._stream.state_dict()))
 
     def _go_to(self, state: Mapping[str, int | str]) -> None:
@@ -104,10 +105,3 @@ class DeviceStream(Iterator[Made], Generic[Made]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _raiser(error: Exception) -> Callable[[], NoReturn]:
-    def finish() -> NoReturn:
-        raise error
-
-    return finish

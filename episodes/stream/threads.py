@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 Made = TypeVar("Made")
 
@@ -114,12 +114,14 @@ def _outcome(make: Callable[[range], Made], indices: range) -> Callable[[], Made
     try:
         made = make(indices)
     except BaseException as error:  # whatever it is, the consumer is who must know
-        return _raiser(error)
+        return raiser(error)
     return lambda: made
 
 
-def _raiser(error: BaseException) -> Callable[[], Any]:
-    def call() -> Any:
+def raiser(error: BaseException) -> Callable[[], NoReturn]:
+    """What raises `error` when it is called: when it is its turn."""
+
+    def call() -> NoReturn:
         raise error
 
     return call

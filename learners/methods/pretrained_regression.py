@@ -16,9 +16,10 @@ from torch import Tensor
 
 from episodes.episode import Episode
 from episodes.errors import ConfigError
+from episodes.spec import EpisodeSpec
 from learners import functional
 from learners.protocol import Inputs, MetaLoss, Predictor, Task
-from learners.regression import RegressionOptions, Regressor, descended
+from learners.regression import RegressionOptions, Regressor, descended, require_one_function
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,10 @@ class Pretrained(Regressor):
         o, support = self.options, task.support.fields
         rows, targets = self.rows(support), self.targets(support)
         return self.predictor(descended(self.net, rows, targets, [o.tune_rate] * o.test_steps, first_order=True))
+
+    def require_training(self, spec: EpisodeSpec) -> None:
+        """Raise `SpecError` unless a task is one function; any of its points will do."""
+        require_one_function(spec)
 
     def meta_loss(self, episode: Episode[Tensor]) -> MetaLoss:
         """Mean squared error of all rows under the weights that all functions share."""
